@@ -1,0 +1,77 @@
+"""Seconds of every node on every slot, by a roofline model (no torch).
+
+    seconds = launch_s + max(flops / compute_flops_per_s, traffic_bytes / memory_bytes_per_s)
+
+An operation is bound either by arithmetic or by the memory of its device, never by less than the
+cost of starting it. A node without work (a view, a shape, a tuple element) starts no kernel and
+costs nothing.
+
+Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
+multicore architectures", CACM 52(4), 2009.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.topology import Slot, Topology
+
+__all__ = ["CostTable", "estimate_costs", "format_bytes", "node_seconds"]
+
+
+@dataclass(frozen=True, slots=True)
+class CostTable:
+    """Seconds of every node on every slot.
+
+    Attributes:
+        seconds_of: For each node name the seconds on slot 0, 1, ... A node without work has zeros.
+    """
+
+    seconds_of: Mapping[str, tuple[float, ...]]
+
+    def seconds(self, name: str, slot: int) -> float:
+        """Returns the seconds that node `name` takes on the slot with index `slot`."""
+        return self.seconds_of[name][slot]
+
+
+def estimate_costs(dag: Dag, topology: Topology) -> CostTable:
+    """Estimates every node on every slot.
+
+    Args:
+        dag: The nodes.
+        topology: The slots, with their peak rates.
+
+    Returns:
+        The table. STATE and INPUT nodes cost nothing.
+    """
+    slots = topology.slots
+    seconds_of = {node.name: tuple(node_seconds(node, slot) for slot in slots) for node in dag}
+    return CostTable(MappingProxyType(seconds_of))
+
+
+def node_seconds(node: DagNode, slot: Slot) -> float:
+    """Returns the roofline seconds of one node on one slot; zero when it starts no kernel."""
+    if node.kind is not NodeKind.COMPUTE or not node.has_work:
+        return 0.0
+    arithmetic_s = node.flops / slot.compute_flops_per_s
+    memory_s = node.traffic_bytes / slot.memory_bytes_per_s
+    return slot.launch_s + max(arithmetic_s, memory_s)
+
+
+def format_bytes(num_bytes: int) -> str:
+    """Returns `num_bytes` for a person to read, in binary units.
+
+    >>> format_bytes(1536)
+    '1.5 KiB'
+    """
+    if abs(num_bytes) < 1024:
+        return f"{num_bytes} B"
+    value = float(num_bytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        value /= 1024
+        if abs(value) < 1024:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1024:.1f} TiB"

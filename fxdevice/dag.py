@@ -1,0 +1,125 @@
+"""The graph as the placers see it: names, edges, work and bytes (no torch).
+
+One `Dag` describes the whole of a graph: for training the joint graph of forward and backward, so
+that a placer can count activations and gradients.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+
+__all__ = ["Dag", "DagNode", "NodeKind"]
+
+
+class NodeKind(enum.Enum):
+    """What a node is, as far as a placer cares."""
+
+    STATE = "state"
+    """A parameter or buffer: resident on one slot; its `output_bytes` stay allocated."""
+    INPUT = "input"
+    """A graph input that is not state: lives where the caller has it and is never placed."""
+    COMPUTE = "compute"
+    """An operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class DagNode:
+    """One node.
+
+    Attributes:
+        name: Unique name (the fx node's name).
+        kind: See `NodeKind`.
+        inputs: Names of the nodes that it reads, without repeats. They come earlier in the Dag.
+        output_bytes: Size of its value; 0 for a value that is not a tensor (crosses for free).
+        flops: Floating-point operations.
+        traffic_bytes: Bytes that it reads and writes in device memory.
+        follows: Name of the node that it must share a slot with (the tuple of a `getitem`, the
+            forward node of a backward one, the base of a view); None when free. A followed node
+            comes earlier in the Dag.
+        is_backward: True for a node of the backward pass.
+        is_recomputable: True when the transfers pass recomputes it where it is needed (a cheap
+            generator), so that reading it from another slot costs nothing.
+        saved_bytes: Bytes of its value that are kept from forward to backward.
+        gradient_bytes: For STATE: bytes of its gradient (0 when it needs none).
+        module: Path of the module it was traced from, such as "model.layers.0.mlp"; may be "".
+    """
+
+    name: str
+    kind: NodeKind
+    inputs: tuple[str, ...] = ()
+    output_bytes: int = 0
+    flops: int = 0
+    traffic_bytes: int = 0
+    follows: str | None = None
+    is_backward: bool = False
+    is_recomputable: bool = False
+    saved_bytes: int = 0
+    gradient_bytes: int = 0
+    module: str = ""
+
+    @property
+    def has_work(self) -> bool:
+        """False for a view, a shape or a tuple element: it starts no kernel."""
+        return self.flops > 0 or self.traffic_bytes > 0
+
+
+@dataclass(frozen=True)
+class Dag:
+    """Nodes in topological order.
+
+    Raises:
+        ValueError: A name occurs twice, or a node reads or follows one that does not come before.
+    """
+
+    nodes: tuple[DagNode, ...]
+
+    def __post_init__(self) -> None:
+        seen: set[str] = set()
+        for node in self.nodes:
+            if node.name in seen:
+                raise ValueError(f"node {node.name!r} occurs twice")
+            needs = (*node.inputs, node.follows) if node.follows else node.inputs
+            for name in needs:
+                if name not in seen:
+                    raise ValueError(f"node {node.name!r} needs {name!r}, which is not before it")
+            seen.add(node.name)
+
+    def __iter__(self) -> Iterator[DagNode]:
+        return iter(self.nodes)
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def __getitem__(self, name: str) -> DagNode:
+        return self.by_name[name]
+
+    @cached_property
+    def by_name(self) -> Mapping[str, DagNode]:
+        """Node of every name."""
+        return MappingProxyType({node.name: node for node in self.nodes})
+
+    @cached_property
+    def users(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the nodes that read each node, in Dag order."""
+        users: dict[str, list[str]] = {node.name: [] for node in self.nodes}
+        for node in self.nodes:
+            for name in node.inputs:
+                users[name].append(node.name)
+        return MappingProxyType({name: tuple(found) for name, found in users.items()})
+
+    @cached_property
+    def leader_of(self) -> Mapping[str, str]:
+        """For every node the first of the nodes that it must share a slot with, or itself.
+
+        Nodes with the same leader share a slot. An INPUT node leads nobody, as it has no slot:
+        a view of it is free to be where it is read.
+        """
+        leaders: dict[str, str] = {}
+        for node in self.nodes:
+            free = node.follows is None or self.by_name[node.follows].kind is NodeKind.INPUT
+            leaders[node.name] = node.name if free else leaders[str(node.follows)]
+        return MappingProxyType(leaders)

@@ -1,0 +1,59 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxdevice.costs import estimate_costs, format_bytes, node_seconds
+from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.topology import Slot, Topology
+from tests.strategies import dags, topologies
+
+SLOT = Slot(0, "cuda:0", None, compute_flops_per_s=1e9, memory_bytes_per_s=1e6, launch_s=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("flops", "traffic_bytes", "seconds"),
+    [
+        (10**9, 0, 1.001),  # bound by arithmetic
+        (10**9, 10**6 // 2, 1.001),
+        (10**6, 2 * 10**6, 2.001),  # bound by memory
+        (0, 0, 0.0),  # a view starts no kernel
+    ],
+)
+def test_roofline(flops: int, traffic_bytes: int, seconds: float) -> None:
+    node = DagNode("n", NodeKind.COMPUTE, flops=flops, traffic_bytes=traffic_bytes)
+    assert node_seconds(node, SLOT) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("kind", [NodeKind.STATE, NodeKind.INPUT])
+def test_only_operations_take_time(kind: NodeKind) -> None:
+    assert node_seconds(DagNode("n", kind, output_bytes=10, traffic_bytes=10), SLOT) == 0.0
+
+
+@given(dags(), topologies())
+def test_table_has_every_node_and_slot(dag: Dag, topology: Topology) -> None:
+    table = estimate_costs(dag, topology)
+    assert list(table.seconds_of) == [node.name for node in dag]
+    for node in dag:
+        for slot in topology.slots:
+            assert table.seconds(node.name, slot.index) == node_seconds(node, slot)
+
+
+@given(dags())
+def test_faster_slots_take_no_longer(dag: Dag) -> None:
+    fast = Slot(1, "cuda:1", None, 2e9, 2e6, 1e-3)
+    table = estimate_costs(dag, Topology((SLOT, fast)))
+    assert all(seconds[1] <= seconds[0] for seconds in table.seconds_of.values())
+
+
+@given(st.integers(0, 2**50))
+def test_written_bytes_are_close(num_bytes: int) -> None:
+    number, unit = format_bytes(num_bytes).split()
+    factor = 1024 ** ["B", "KiB", "MiB", "GiB", "TiB"].index(unit)
+    assert abs(float(number) * factor - num_bytes) <= 0.05 * factor
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"), [(0, "0 B"), (1023, "1023 B"), (3 * 2**30, "3.0 GiB")]
+)
+def test_written_bytes(num_bytes: int, text: str) -> None:
+    assert format_bytes(num_bytes) == text
