@@ -1,0 +1,171 @@
+"""Cutting a chain of items into contiguous stages: pure dynamic programs over numbers.
+
+Items 0..n-1 stand in a fixed order and stages 0..k-1 too. Cuts are k+1 positions
+0 = c[0] <= c[1] <= ... <= c[k] = n; stage j has the items c[j]..c[j+1]-1. The cost of a stage must
+not fall when the stage is made longer at either end, and is infinite when the stage is impossible.
+
+`min_bottleneck_cuts` minimises the largest stage cost:
+
+    best[j][i] = min over p <= i of max(best[j-1][p], cost(j-1, p, i))
+
+The first argument of the max does not fall with p and the second does not rise, so the minimum is
+where they cross: a binary search instead of a scan, O(k n log n) costs in all.
+
+`cheapest_cuts` minimises a sum over stages among the cuts with a bounded bottleneck, from a few
+candidate positions for each cut.
+
+Source: Pinar, Aykanat, "Fast optimal load balancing algorithms for 1D partitioning", JPDC 64(8),
+2004 (the program and its binary search); Pinar, Tabak, Aykanat, "One-dimensional partitioning for
+heterogeneous systems", JPDC 68(11), 2008 (costs that differ between stages).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
+
+__all__ = ["StageCost", "StagePrices", "cheapest_cuts", "min_bottleneck_cuts", "reachable_cuts"]
+
+StageCost = Callable[[int, int, int], float]
+"""Cost of (stage, first item, one past its last item)."""
+
+StagePrices = Callable[[int, int, Sequence[int]], Sequence[int]]
+"""Prices of (stage, first item, for each of these ends in rising order)."""
+
+
+def min_bottleneck_cuts(
+    num_items: int, num_stages: int, cost: StageCost, must_have: Sequence[bool] | None = None
+) -> tuple[int, ...] | None:
+    """Finds the cuts whose largest stage cost is smallest.
+
+    Args:
+        num_items: Length of the chain.
+        num_stages: Number of stages, at least one.
+        cost: Cost of a stage; see above.
+        must_have: When given, every stage must hold an item marked True. The result is then
+            optimal if all stages have the same costs; otherwise it may be only valid.
+
+    Returns:
+        The cuts; None when no cuts are possible.
+    """
+    latest = _latest_starts(num_items, must_have)
+    best = [cost(0, 0, stop) if latest[stop] >= 0 else math.inf for stop in range(num_items + 1)]
+    starts: list[list[int]] = []
+    for stage in range(1, num_stages):
+        first = next((p for p, value in enumerate(best) if value < math.inf), num_items + 1)
+        rows = [
+            _best_start(best, cost, stage, stop, first, last) for stop, last in enumerate(latest)
+        ]
+        best = [value for value, _ in rows]
+        starts.append([start for _, start in rows])
+    if best[num_items] == math.inf:
+        return None
+    cuts = [num_items]
+    for row in reversed(starts):
+        cuts.append(row[cuts[-1]])
+    return (0, *reversed(cuts))
+
+
+def _latest_starts(num_items: int, must_have: Sequence[bool] | None) -> list[int]:
+    """For every end the last start of a stage that is not empty; -1 when there is none."""
+    if must_have is None:
+        return list(range(num_items + 1))
+    latest = [-1]
+    for item in range(num_items):
+        latest.append(item if must_have[item] else latest[-1])
+    return latest
+
+
+def _best_start(
+    best: Sequence[float], cost: StageCost, stage: int, stop: int, first: int, last: int
+) -> tuple[float, int]:
+    """Returns the smallest max(best[p], cost(stage, p, stop)) for first <= p <= last, and p."""
+    if first > last:
+        return math.inf, 0
+    low, high = first, last
+    while low < high:
+        middle = (low + high) // 2
+        if best[middle] >= cost(stage, middle, stop):
+            high = middle
+        else:
+            low = middle + 1
+    starts = (low - 1, low) if low > first else (low,)
+    return min((max(best[p], cost(stage, p, stop)), p) for p in starts)
+
+
+def reachable_cuts(
+    num_items: int, num_stages: int, cost: StageCost, max_cost: float
+) -> list[tuple[int, int]]:
+    """Returns for every cut the first and last position it can have in bounded cuts.
+
+    Args:
+        num_items: Length of the chain.
+        num_stages: Number of stages.
+        cost: Cost of a stage.
+        max_cost: Bound on the cost of every stage; cuts that obey it must exist.
+
+    Returns:
+        For cut 0 to `num_stages` (first, last).
+    """
+    lasts = [0]
+    for stage in range(num_stages):
+        start = lasts[-1]
+        stops = range(start, num_items + 1)
+        # Costs rise with the end and fall with the start, so bounded costs lie on one side.
+        bounded = bisect_right(stops, max_cost, key=lambda stop: cost(stage, start, stop))
+        lasts.append(stops[max(bounded - 1, 0)])
+    firsts = [num_items]
+    for stage in reversed(range(num_stages)):
+        stop = firsts[-1]
+        starts = range(stop + 1)
+        excess = bisect_left(starts, -max_cost, key=lambda start: -cost(stage, start, stop))
+        firsts.append(min(excess, stop))
+    firsts.reverse()
+    firsts[0], lasts[-1] = 0, num_items
+    return list(zip(firsts, lasts, strict=True))
+
+
+def cheapest_cuts(
+    candidates: Sequence[Sequence[int]],
+    cost: StageCost,
+    max_cost: float,
+    prices: StagePrices,
+    must_have: Sequence[bool] | None = None,
+) -> tuple[int, ...] | None:
+    """Finds the cuts with the smallest sum of stage prices, then with the smallest bottleneck.
+
+    Args:
+        candidates: Positions that each cut may have, in rising order: (0,) for the first cut and
+            (n,) for the last.
+        cost: Cost of a stage.
+        max_cost: Bound on the cost of every stage.
+        prices: Prices of stages.
+        must_have: When given, every stage must hold an item marked True.
+
+    Returns:
+        The cuts; None when the candidates allow none. Exact for the given candidates. Takes
+        O(k m^2) costs for m candidates a cut.
+    """
+    latest = _latest_starts(candidates[-1][-1], must_have)
+    best: dict[int, tuple[int, float, tuple[int, ...]]] = {candidates[0][0]: (0, 0.0, ())}
+    for stage, stops in enumerate(candidates[1:]):
+        found: dict[int, tuple[int, float, tuple[int, ...]]] = {}
+        for start, (price, bottleneck, cuts) in best.items():
+            usable = [
+                stop
+                for stop in stops
+                if start <= latest[stop] and cost(stage, start, stop) <= max_cost
+            ]
+            for stop, added in zip(usable, prices(stage, start, usable), strict=True):
+                largest = max(bottleneck, cost(stage, start, stop))
+                known = found.get(stop)
+                # Among equals the later start wins, so that early stages rather than late ones
+                # get what no other stage needs.
+                if known is None or (price + added, largest, -start) < (*known[:2], -known[2][-1]):
+                    found[stop] = (price + added, largest, (*cuts, start))
+        best = found
+    if not best:
+        return None
+    ((stop, (_, _, cuts)),) = best.items()
+    return (*cuts, stop)

@@ -1,0 +1,130 @@
+"""What the transfers of a placement cost, kept up to date while units move.
+
+Every value is transferred once to each other slot that reads it. Its price is the time of the
+transfer in whole picoseconds: integers make sums exact, so that "cheaper" never depends on the
+order of additions. Between slots of one device a transfer takes no time; it still has a small
+price, because it cuts the graph into more partitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fxdevice.placers.units import UnitGraph
+from fxdevice.topology import Topology
+
+__all__ = ["TransferLedger", "price_seconds", "price_tables"]
+
+_PRICE_PER_S = 10**12
+_SAME_DEVICE_FRACTION = 1000
+
+
+def price_tables(graph: UnitGraph) -> list[list[list[int]]]:
+    """Returns for every value its price from each slot to each slot; zero within a slot.
+
+    The gradient of transferred state comes back, at its own price.
+    """
+    topology, slots = graph.problem.topology, range(graph.num_slots)
+    tables: dict[tuple[int, int], list[list[int]]] = {}
+    for value in graph.values:
+        sizes = (value.num_bytes, value.gradient_bytes)
+        if sizes not in tables:
+            # Sizes repeat from layer to layer.
+            tables[sizes] = [
+                [_price(topology, *sizes, source, destination) for destination in slots]
+                for source in slots
+            ]
+    return [tables[value.num_bytes, value.gradient_bytes] for value in graph.values]
+
+
+def _price(
+    topology: Topology, num_bytes: int, gradient_bytes: int, source: int, destination: int
+) -> int:
+    price = _one_way(topology, num_bytes, source, destination)
+    return price + (
+        _one_way(topology, gradient_bytes, destination, source) if gradient_bytes else 0
+    )
+
+
+def _one_way(topology: Topology, num_bytes: int, source: int, destination: int) -> int:
+    if source == destination:
+        return 0
+    seconds = topology.transfer_s(num_bytes, source, destination)
+    if seconds == 0.0:
+        seconds = topology.default_link.transfer_s(num_bytes) / _SAME_DEVICE_FRACTION
+    return max(1, round(seconds * _PRICE_PER_S))
+
+
+def price_seconds(price: int) -> float:
+    """Returns a price in seconds."""
+    return price / _PRICE_PER_S
+
+
+class TransferLedger:
+    """The total price of a placement that changes step by step.
+
+    Attributes:
+        slots: Slot of every unit. Change it through `move` only.
+        total: Price of all transfers.
+    """
+
+    def __init__(self, graph: UnitGraph, slots: Sequence[int]) -> None:
+        """Counts the transfers of a placement.
+
+        Args:
+            graph: Units and values.
+            slots: Slot of every unit.
+        """
+        self._graph = graph
+        self._prices = price_tables(graph)
+        self.slots = list(slots)
+        self._num_readers = [[0] * graph.num_slots for _ in graph.values]
+        for index, value in enumerate(graph.values):
+            for reader in value.readers:
+                self._num_readers[index][self.slots[reader]] += 1
+        self.total = sum(self._price(index) for index in range(len(graph.values)))
+
+    def move(self, units: Iterable[int], slot: int) -> None:
+        """Puts units on a slot. Complexity: linear in the number of values they read and make."""
+        for unit in units:
+            if self.slots[unit] != slot:
+                self._move_unit(unit, slot)
+
+    def destinations(self, value: int) -> list[int]:
+        """Returns the slots that a value is transferred to."""
+        home = self.slots[self._graph.values[value].home]
+        counts = self._num_readers[value]
+        return [slot for slot, count in enumerate(counts) if count and slot != home]
+
+    def may_gain(self, unit: int) -> bool:
+        """Whether moving this unit alone could lower the total.
+
+        It can when the unit is the last on its slot to read a transferred value, or when a value
+        that it makes is transferred.
+        """
+        slot, values = self.slots[unit], self._graph.values
+        for value in self._graph.units[unit].reads:
+            if self._num_readers[value][slot] == 1 and self.slots[values[value].home] != slot:
+                return True
+        makes = self._graph.units[unit].makes
+        return any(len(values[v].readers) > self._num_readers[v][slot] for v in makes)
+
+    def _move_unit(self, unit: int, slot: int) -> None:
+        moved, before = self._graph.units[unit], self.slots[unit]
+        affected = (*moved.reads, *moved.makes)
+        for value in affected:
+            self.total -= self._price(value)
+        for value in moved.reads:
+            self._num_readers[value][before] -= 1
+            self._num_readers[value][slot] += 1
+        self.slots[unit] = slot
+        for value in affected:
+            self.total += self._price(value)
+
+    def _price(self, index: int) -> int:
+        row = self._prices[index][self.slots[self._graph.values[index].home]]
+        total = 0
+        for price, count in zip(row, self._num_readers[index], strict=True):
+            if count:
+                total += price
+        return total

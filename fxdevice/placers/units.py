@@ -1,0 +1,205 @@
+"""The Dag in the form that placers work on: units and the values between them.
+
+A *unit* is a set of nodes that must share a slot (`Dag.leader_of`): it is placed, moved and pinned
+as one. A *value* is an output of one unit that other units read, and whose transfer costs
+something. Values of INPUT nodes (they live wherever the caller keeps them), of recomputable nodes
+and of nodes that are no tensors are no values in this sense: they never draw a unit to a slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.errors import PlacementError
+from fxdevice.placement import PlacementProblem
+
+__all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Nodes that share a slot.
+
+    Attributes:
+        nodes: The nodes, in Dag order; the first is the leader.
+        pin: Slot that it must have, or None.
+        seconds: Seconds of all its nodes together, on every slot.
+        fixed_bytes: Bytes that it keeps for as long as the model runs: state, its gradients,
+            values saved for the backward pass.
+        reads: Indices of the values of other units that it reads.
+        makes: Indices of the values that it makes.
+        has_forward: True when an operation of the forward pass belongs to it.
+    """
+
+    nodes: tuple[DagNode, ...]
+    pin: int | None
+    seconds: tuple[float, ...]
+    fixed_bytes: int
+    reads: tuple[int, ...]
+    makes: tuple[int, ...]
+    has_forward: bool
+
+    @property
+    def name(self) -> str:
+        """Name of the leader."""
+        return self.nodes[0].name
+
+    @property
+    def has_state(self) -> bool:
+        """True when a parameter or buffer belongs to it."""
+        return any(node.kind is NodeKind.STATE for node in self.nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that one unit makes and others read.
+
+    Attributes:
+        home: Index of the unit that makes it.
+        num_bytes: Its size.
+        gradient_bytes: For state: size of the gradient that comes back when it is transferred.
+        readers: Indices of the other units that read it, in order.
+        is_state: True for a parameter or buffer.
+    """
+
+    home: int
+    num_bytes: int
+    gradient_bytes: int
+    readers: tuple[int, ...]
+    is_state: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGraph:
+    """All units and values of a problem.
+
+    Attributes:
+        problem: What the placer was given.
+        units: In the order of their leaders.
+        values: In Dag order.
+        unit_of: Unit index of every STATE and COMPUTE node.
+    """
+
+    problem: PlacementProblem
+    units: tuple[Unit, ...]
+    values: tuple[Value, ...]
+    unit_of: Mapping[str, int]
+
+    @property
+    def num_slots(self) -> int:
+        """Number of slots."""
+        return len(self.problem.topology.slots)
+
+    def slot_of(self, slots: list[int]) -> dict[str, int]:
+        """Returns the slot of every node, given that of every unit."""
+        return {name: slots[unit] for name, unit in self.unit_of.items()}
+
+
+def unit_graph(problem: PlacementProblem) -> UnitGraph:
+    """Gathers the nodes of a problem into units.
+
+    Raises:
+        PlacementError: There is no slot, a pin names no node, or names a slot that does not exist.
+    """
+    _check_pins(problem)
+    dag = problem.dag
+    members: dict[str, list[DagNode]] = {}
+    for node in dag:
+        if node.kind is not NodeKind.INPUT:
+            members.setdefault(dag.leader_of[node.name], []).append(node)
+    unit_of = {n.name: index for index, nodes in enumerate(members.values()) for n in nodes}
+    values = _values(dag, unit_of)
+    reads: list[list[int]] = [[] for _ in members]
+    makes: list[list[int]] = [[] for _ in members]
+    for index, value in enumerate(values):
+        makes[value.home].append(index)
+        for reader in value.readers:
+            reads[reader].append(index)
+    forward = _forward_operations(dag)
+    units = tuple(
+        _unit(problem, tuple(nodes), tuple(reads[index]), tuple(makes[index]), forward)
+        for index, nodes in enumerate(members.values())
+    )
+    return UnitGraph(problem, units, values, unit_of)
+
+
+def _check_pins(problem: PlacementProblem) -> None:
+    num_slots = len(problem.topology.slots)
+    if not num_slots:
+        raise PlacementError("expected at least one slot to place on, found none; name a device")
+    for name, slot in problem.pins.items():
+        if name not in problem.dag.by_name:
+            raise PlacementError(
+                f"a pin names {name!r}, which is no node of the graph; "
+                "pin nodes by their names in the graph"
+            )
+        if not 0 <= slot < num_slots:
+            raise PlacementError(
+                f"node {name!r} is pinned to slot {slot}, but the slots are 0 to {num_slots - 1}; "
+                "pin it to one of these or add a device"
+            )
+
+
+def _forward_operations(dag: Dag) -> frozenset[str]:
+    """Returns the names of the operations of the forward pass.
+
+    The backward pass also has operations that depend on no gradient, such as views of a saved
+    value. They are told by where they stand (behind its first operation) and what reads them (the
+    backward pass only). In the chain they would stand behind the last layer.
+    """
+    later = False
+    behind: set[str] = set()
+    for node in dag:
+        later = later or node.is_backward
+        if later:
+            behind.add(node.name)
+    serving: set[str] = set()
+    for node in reversed(dag.nodes):
+        users = dag.users[node.name]
+        if node.is_backward or (node.name in behind and users and serving.issuperset(users)):
+            serving.add(node.name)
+    return frozenset(n.name for n in dag if n.kind is NodeKind.COMPUTE and n.name not in serving)
+
+
+def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
+    values: list[Value] = []
+    for node in dag:
+        if node.kind is NodeKind.INPUT or node.is_recomputable or not node.output_bytes:
+            continue
+        home = unit_of[node.name]
+        readers = {unit_of[name] for name in dag.users[node.name]} - {home}
+        if readers:
+            is_state = node.kind is NodeKind.STATE
+            sizes = (node.output_bytes, node.gradient_bytes)
+            values.append(Value(home, *sizes, tuple(sorted(readers)), is_state))
+    return tuple(values)
+
+
+def _unit(
+    problem: PlacementProblem,
+    nodes: tuple[DagNode, ...],
+    reads: tuple[int, ...],
+    makes: tuple[int, ...],
+    forward: frozenset[str],
+) -> Unit:
+    slots = range(len(problem.topology.slots))
+    pins = [problem.pins[node.name] for node in nodes if node.name in problem.pins]
+    return Unit(
+        nodes=nodes,
+        pin=pins[0] if pins else None,
+        seconds=tuple(
+            sum(problem.costs.seconds(node.name, slot) for node in nodes) for slot in slots
+        ),
+        fixed_bytes=sum(fixed_bytes(node) for node in nodes),
+        reads=reads,
+        makes=makes,
+        has_forward=any(node.name in forward for node in nodes),
+    )
+
+
+def fixed_bytes(node: DagNode) -> int:
+    """Returns the bytes that a node keeps while the model runs, besides working memory."""
+    state_bytes = node.output_bytes if node.kind is NodeKind.STATE else 0
+    return state_bytes + node.gradient_bytes + node.saved_bytes

@@ -1,0 +1,87 @@
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxdevice.placement import PlacementProblem
+from fxdevice.placers.chain import build_chain
+from fxdevice.placers.memory import needed_memory
+from fxdevice.placers.stage_model import StageModel
+from fxdevice.placers.transfers import TransferLedger
+from fxdevice.placers.units import unit_graph
+from tests.placers import oracle
+from tests.strategies import problems
+
+
+def models(problem: PlacementProblem) -> StageModel:
+    graph = unit_graph(problem)
+    return StageModel(build_chain(graph, [unit.pin for unit in graph.units]))
+
+
+def draw_cuts(data: st.DataObject, model: StageModel) -> tuple[int, ...]:
+    num_items = len(model.chain.elements)
+    count = model.chain.graph.num_slots - 1
+    cut = st.integers(0, num_items)
+    return (0, *sorted(data.draw(st.lists(cut, min_size=count, max_size=count))), num_items)
+
+
+@given(problems(), st.data())
+def test_stages_take_the_time_of_their_nodes(
+    problem: PlacementProblem, data: st.DataObject
+) -> None:
+    model = models(problem)
+    cuts = draw_cuts(data, model)
+    slot_of = model.chain.graph.slot_of(model.chain.slots(cuts))
+    for stage, expected_s in enumerate(oracle.loads_s(problem, slot_of)):
+        assert model.cost(stage, cuts[stage], cuts[stage + 1]) == pytest.approx(expected_s)
+
+
+@given(problems(), st.data())
+def test_bytes_of_stages_are_a_lower_bound(problem: PlacementProblem, data: st.DataObject) -> None:
+    model = models(problem)
+    cuts = draw_cuts(data, model)
+    slot_of = model.chain.graph.slot_of(model.chain.slots(cuts))
+    for stage, memory in enumerate(needed_memory(problem, slot_of)):
+        estimate = model.num_bytes(stage, cuts[stage], cuts[stage + 1])
+        assert memory.total_bytes - memory.working_bytes <= estimate <= memory.total_bytes
+
+
+@given(problems(), st.data())
+def test_prices_of_stages_add_up_to_all_transfers(
+    problem: PlacementProblem, data: st.DataObject
+) -> None:
+    devices = {slot.device for slot in problem.topology.slots}
+    model = models(problem)
+    cuts = draw_cuts(data, model)
+    if 1 < len(devices) < len(problem.topology.slots):
+        return  # A stage does not know the device that a value comes from.
+    found = sum(
+        model.prices(stage, start, [stop])[0]
+        for stage, (start, stop) in enumerate(itertools.pairwise(cuts))
+    )
+    assert found == TransferLedger(model.chain.graph, model.chain.slots(cuts)).total
+
+
+@given(problems(), st.data())
+def test_prices_of_several_ends_equal_those_of_each(
+    problem: PlacementProblem, data: st.DataObject
+) -> None:
+    model = models(problem)
+    num_items = len(model.chain.elements)
+    start = data.draw(st.integers(0, num_items))
+    stops = list(range(start, num_items + 1))
+    for stage in range(model.chain.graph.num_slots):
+        each = [model.prices(stage, start, [stop])[0] for stop in stops]
+        assert model.prices(stage, start, stops) == each
+
+
+@given(problems(has_pins=False))
+def test_longer_stages_cost_no_less(problem: PlacementProblem) -> None:
+    model = models(problem)
+    num_items = len(model.chain.elements)
+    model.limits = tuple(slot.memory_bytes for slot in problem.topology.slots)
+    for stage in range(model.chain.graph.num_slots):
+        for start in range(num_items):
+            inner = model.cost(stage, start + 1, num_items)
+            assert model.cost(stage, start, num_items) >= inner - 1e-12
