@@ -1,0 +1,112 @@
+"""An FX graph in which every node has a slot.
+
+The slot of a node is the only thing that fxdevice stores in `node.meta`: one frozen `NodeInfo`
+under one key, read through `node_info`. Graph copies share metadata values, so they must be
+immutable.
+
+Besides the slots that run operations, a placed graph has *caller slots*: one for each device
+outside of the slots on which the caller keeps an input. Graph inputs live there, transfers start
+and end there, and no operation runs there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+
+__all__ = ["NodeInfo", "PlacedGraph", "PlacedSlot", "node_info", "set_node_info", "tensor_value"]
+
+_KEY = "fxdevice"
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedSlot:
+    """A slot with its device.
+
+    Attributes:
+        index: Position in `PlacedGraph.slots`.
+        device: Where its values live.
+        computes: False for a caller slot.
+    """
+
+    index: int
+    device: torch.device
+    computes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """What fxdevice knows of one node.
+
+    Attributes:
+        slot: Index of its slot.
+        reason: Why it is there, for a person to read.
+    """
+
+    slot: int
+    reason: str = ""
+
+
+def node_info(node: fx.Node) -> NodeInfo | None:
+    """Returns the record of `node`, or None when it has not been placed."""
+    info = node.meta.get(_KEY)
+    assert info is None or isinstance(info, NodeInfo)
+    return info
+
+
+def set_node_info(node: fx.Node, info: NodeInfo) -> None:
+    """Records `info` for `node`."""
+    node.meta[_KEY] = info
+
+
+def tensor_value(node: fx.Node) -> torch.Tensor | None:
+    """Returns the fake tensor that stands for the node's value, or None when it is no tensor."""
+    value = node.meta.get("val")
+    return value if isinstance(value, torch.Tensor) else None
+
+
+@dataclass(frozen=True)
+class PlacedGraph:
+    """A graph whose nodes all have a slot.
+
+    Attributes:
+        root: Owner of what `get_attr` nodes name. Shared between the versions of a graph.
+        graph: The nodes. A pass copies it (see `copy`), never changes the one it was given.
+        slots: The slots that compute, then the caller slots.
+        output_slots: For each element of the output tuple the slot where it must end: that of the
+            parameter for a gradient, of the input for an updated input; None when anywhere will do.
+    """
+
+    root: nn.Module
+    graph: fx.Graph
+    slots: tuple[PlacedSlot, ...]
+    output_slots: tuple[int | None, ...]
+
+    def slot_of(self, node: fx.Node) -> PlacedSlot:
+        """Returns the slot of `node`.
+
+        Raises:
+            KeyError: The node has not been placed.
+        """
+        info = node_info(node)
+        if info is None:
+            raise KeyError(f"node {node.name!r} has no slot")
+        return self.slots[info.slot]
+
+    def outputs(self) -> tuple[fx.node.Argument, ...]:
+        """Returns the elements of the output tuple: nodes, None or constants."""
+        found = self.graph.output_node().args[0]
+        return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+    def copy(self) -> PlacedGraph:
+        """Returns a placed graph with a copy of the graph; the root is shared."""
+        graph = fx.Graph(self.graph.owning_module)
+        values: dict[fx.Node, fx.Node] = {}
+        output = graph.graph_copy(self.graph, values)
+        if output is not None:
+            copied = graph.output(output)
+            copied.meta = dict(self.graph.output_node().meta)
+        return dataclasses.replace(self, graph=graph)
