@@ -1,0 +1,84 @@
+"""Joins the pieces of a slot until joining any two more would make a cycle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+__all__ = ["join_partitions"]
+
+_Node = TypeVar("_Node")
+
+
+def join_partitions(
+    pieces: Sequence[Sequence[_Node]],
+    needs: Mapping[_Node, Sequence[_Node]],
+    slot_of: Callable[[_Node], int],
+) -> list[list[_Node]]:
+    """Returns maximal pieces in an executable order.
+
+    Args:
+        pieces: Nodes of one slot each, in an executable order.
+        needs: For each node the nodes that must run before it.
+        slot_of: Slot of a node.
+
+    Returns:
+        Unions of `pieces`. Joining two more of one slot would make a cycle.
+    """
+    pieces = [list(piece) for piece in pieces]
+    piece_of = {node: index for index, piece in enumerate(pieces) for node in piece}
+    after: list[set[int]] = [set() for _ in pieces]
+    for node, before in needs.items():
+        for source in before:
+            if piece_of[source] != piece_of[node]:
+                after[piece_of[source]].add(piece_of[node])
+    joins = _Joins(after)
+    by_slot: dict[int, list[int]] = defaultdict(list)
+    for index, piece in enumerate(pieces):
+        by_slot[slot_of(piece[0])].append(index)
+    for slot in sorted(by_slot):
+        current, *others = sorted(by_slot[slot], key=joins.order.index)
+        for following in others:
+            current = current if joins.join(current, following) else following
+    members: dict[int, list[_Node]] = defaultdict(list)
+    for index, piece in enumerate(pieces):
+        members[joins.find(index)].extend(piece)
+    return [members[index] for index in joins.order]
+
+
+class _Joins:
+    """A graph of pieces under contraction, with an executable order of what is left."""
+
+    def __init__(self, after: list[set[int]]) -> None:
+        self.after = after
+        self.parent = list(range(len(after)))
+        self.order = list(range(len(after)))
+
+    def find(self, index: int) -> int:
+        """Returns the piece that `index` has become part of."""
+        while self.parent[index] != index:
+            self.parent[index] = self.parent[self.parent[index]]
+            index = self.parent[index]
+        return index
+
+    def join(self, first: int, second: int) -> bool:
+        """Joins `second` to `first`, which comes earlier, unless a path leads through a third.
+
+        Only pieces between the two in the order can be on such a path.
+        """
+        start, end = self.order.index(first), self.order.index(second)
+        between = self.order[start + 1 : end]
+        reached = {self.find(piece) for piece in self.after[first]}
+        for piece in between:
+            if piece in reached:
+                reached |= {self.find(other) for other in self.after[piece]}
+                if second in {self.find(other) for other in self.after[piece]}:
+                    return False
+        # What does not wait for `first` goes before the joined piece, the rest behind it.
+        free = [piece for piece in between if piece not in reached]
+        held = [piece for piece in between if piece in reached]
+        self.order[start : end + 1] = [*free, first, *held]
+        self.parent[second] = first
+        self.after[first] = (self.after[first] | self.after[second]) - {first, second}
+        return True
