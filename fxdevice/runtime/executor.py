@@ -1,0 +1,113 @@
+"""Runs a program step by step on the calling thread."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fxdevice.runtime.program import Program, RunPartition, Transfer
+from fxdevice.transfer_op import transfer_tensor
+
+__all__ = ["SerialExecutor"]
+
+
+class SerialExecutor:
+    """Callable form of a program: takes the graph's inputs in a list, returns its outputs.
+
+    Args:
+        program: What to run.
+    """
+
+    # AOTAutograd hands its arguments over in one list, so that they can be freed early.
+    _boxed_call = True
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self._resident: dict[int, _Resident] = {}
+
+    def __call__(self, args: list[Any]) -> list[Any]:
+        """Runs the program.
+
+        Args:
+            args: The graph's inputs; emptied.
+
+        Returns:
+            The graph's outputs.
+        """
+        program = self.program
+        values: list[Any] = [None] * program.num_values
+        assert len(args) == len(program.inputs)
+        # No loop over the arguments themselves: its variable would keep the last one alive.
+        for position, value in enumerate(program.inputs):
+            values[value] = args[position]
+        args.clear()
+        for value, constant in program.constants:
+            values[value] = constant
+        # A step is compiled code: the alignment of eager code has no business in it.
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            for step in program.steps:
+                if isinstance(step, Transfer):
+                    values[step.destination] = self._transferred(step, values[step.source])
+                else:
+                    self._run(step, values)
+                for value in step.frees:
+                    values[value] = None
+        outputs = [None if value is None else values[value] for value in program.outputs]
+        for position, literal in program.literals:
+            outputs[position] = literal
+        return outputs
+
+    def _run(self, step: RunPartition, values: list[Any]) -> None:
+        inputs = [values[value] for value in step.inputs]
+        for value in step.frees:
+            values[value] = None
+        with _current_device(step.device):
+            outputs = step.call(inputs)
+        for value, output in zip(step.outputs, outputs, strict=True):
+            values[value] = output
+
+    def _transferred(self, step: Transfer, value: torch.Tensor) -> torch.Tensor:
+        if value.device == step.device:
+            return value
+        if not step.is_resident:
+            return transfer_tensor(value, step.device)
+        kept = self._resident.get(step.destination)
+        if kept is not None and kept.is_copy_of(value):
+            return kept.copy
+        copy = transfer_tensor(value, step.device)
+        if not value.is_inference():  # such a tensor has no version, so no change can be seen
+            self._resident[step.destination] = _Resident(
+                value, value._version, value.data_ptr(), copy
+            )
+        return copy
+
+
+@dataclass(frozen=True, slots=True)
+class _Resident:
+    """A kept copy, and by what a change of the original is seen."""
+
+    original: torch.Tensor
+    version: int
+    data_ptr: int
+    copy: torch.Tensor
+
+    def is_copy_of(self, value: torch.Tensor) -> bool:
+        # An assignment to `.data` changes no version.
+        return (
+            self.original is value
+            and self.version == value._version
+            and self.data_ptr == value.data_ptr()
+        )
+
+
+def _current_device(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Makes `device` current: Triton kernels and custom operations launch on the current one."""
+    if device.type == "cpu":
+        return contextlib.nullcontext()
+    manager: contextlib.AbstractContextManager[None] = torch.get_device_module(device).device(
+        device
+    )
+    return manager

@@ -1,0 +1,63 @@
+"""Inductor as the inner compiler of a partition.
+
+Importing this module imports inductor, which takes a second or more. So nothing imports it at the
+top of a file: `fxdevice.runtime.inner` does in a function, when a model is compiled with inductor.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch._guards import TracingContext, tracing
+from torch._inductor.codegen.common import get_scheduling_for_device, init_backend_registration
+from torch._inductor.compile_fx import compile_fx_inner
+from torch._inductor.decomposition import select_decomp_table
+
+from fxdevice.runtime.program import CompiledPartition
+from fxdevice.tracing import fake_mode_of
+
+__all__ = ["compile_partition", "decompositions", "missing_for"]
+
+
+def missing_for(device: torch.device) -> str | None:
+    """Returns why inductor cannot compile for `device`, or None when it can."""
+    init_backend_registration()
+    if get_scheduling_for_device(device.type) is None:
+        return f"inductor has no support for device type {device.type!r}"
+    if device.type == "cpu":
+        if not any(map(shutil.which, ("g++", "c++", "clang++", "cl"))):
+            return "inductor needs a C++ compiler for the CPU and found none"
+    elif not torch.utils._triton.has_triton():
+        return f"inductor needs Triton for device type {device.type!r} and found none"
+    return None
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """Returns the decompositions that AOTAutograd applies for inductor, by operator."""
+    return select_decomp_table()
+
+
+def compile_partition(module: fx.GraphModule, fakes: Sequence[Any]) -> CompiledPartition:
+    """Returns the compiled partition.
+
+    Args:
+        module: The partition; its output is a tuple.
+        fakes: Fake values of its inputs, on the partition's device.
+    """
+    output = module.graph.output_node()
+    values = output.meta["val"]
+    # The strides of what leaves a partition are written into the other partitions: keep them.
+    output.meta["user_visible_output_idxs"] = list(range(len(values)))
+    output.meta["original_output_strides"] = [
+        value.stride() if isinstance(value, torch.Tensor) else None for value in values
+    ]
+    # compile_fx_inner reports output strides to the tracing context, which has room for one graph.
+    context = TracingContext(fake_mode_of(fakes, values))
+    with tracing(context):
+        compiled = compile_fx_inner(module, list(fakes))
+    assert callable(compiled)
+    return compiled

@@ -1,0 +1,163 @@
+"""Lowers a placed graph and its partitions to a program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import torch
+from torch import fx
+
+from fxdevice.passes.partition import Partition, Partitioning
+from fxdevice.placed_graph import PlacedGraph
+from fxdevice.runtime.partition_module import Constant, exports, partition_module
+from fxdevice.runtime.program import (
+    CompiledPartition,
+    Program,
+    RunPartition,
+    Step,
+    Transfer,
+    ValueId,
+)
+from fxdevice.tracing import real_tensors
+from fxdevice.transfer_op import is_transfer, transfer_source
+
+__all__ = ["CompilePartition", "lower"]
+
+CompilePartition: TypeAlias = Callable[
+    [fx.GraphModule, Sequence[Any], torch.device], CompiledPartition
+]
+"""Takes a partition, the fake values of its inputs and its device."""
+
+
+def lower(
+    placed: PlacedGraph,
+    partitioning: Partitioning,
+    compile_partition: CompilePartition,
+    *,
+    label: str,
+    resident: frozenset[str] = frozenset(),
+) -> Program:
+    """Returns the program of a placed graph.
+
+    Args:
+        placed: A verified placed graph.
+        partitioning: Its partitions, in an order in which they can run.
+        compile_partition: The inner compiler.
+        label: Prefix of the steps' names, such as "forward".
+        resident: Names of placeholders whose transfers are kept between calls.
+    """
+    values = _Values()
+    exported = exports(placed, partitioning)
+    steps: list[Step] = []
+    for item in _schedule(placed, partitioning, exported):
+        if isinstance(item, fx.Node):
+            steps.append(_transfer_step(placed, item, values, resident))
+            continue
+        slot = placed.slots[item.slot]
+        inside = partition_module(placed, item, exported[item.index])
+        call = compile_partition(inside.module, inside.fakes, slot.device)
+        steps.append(
+            RunPartition(
+                name=f"{label}.p{item.index}",
+                slot=slot.index,
+                device=slot.device,
+                call=call,
+                inputs=tuple(
+                    values.constant(source, slot.device)
+                    if isinstance(source, Constant)
+                    else values.of(source)
+                    for source in inside.inputs
+                ),
+                outputs=tuple(values.of(node) for node in exported[item.index]),
+            )
+        )
+    outputs = placed.outputs()
+    inputs = tuple(values.of(node) for node in placed.graph.find_nodes(op="placeholder"))
+    kept = {values.of(output) for output in outputs if isinstance(output, fx.Node)}
+    return Program(
+        num_values=len(values),
+        inputs=inputs,
+        constants=tuple(values.constants),
+        steps=_with_frees(steps, kept),
+        outputs=tuple(values.of(o) if isinstance(o, fx.Node) else None for o in outputs),
+        literals=tuple(
+            (i, o) for i, o in enumerate(outputs) if o is not None and not isinstance(o, fx.Node)
+        ),
+    )
+
+
+class _Values:
+    """Numbers the values that pass between steps; a constant gets one value a device."""
+
+    def __init__(self) -> None:
+        self._ids: dict[object, ValueId] = {}
+        self.constants: list[tuple[ValueId, torch.Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def of(self, node: fx.Node) -> ValueId:
+        return self._ids.setdefault(node, len(self._ids))
+
+    def constant(self, constant: Constant, device: torch.device) -> ValueId:
+        key = (constant.target, device)
+        if key not in self._ids:
+            self._ids[key] = len(self._ids)
+            with real_tensors():
+                self.constants.append((self._ids[key], constant.tensor.detach().to(device)))
+        return self._ids[key]
+
+
+def _schedule(
+    placed: PlacedGraph, partitioning: Partitioning, exported: Sequence[tuple[fx.Node, ...]]
+) -> Iterator[Partition | fx.Node]:
+    """Yields partitions in their order and each transfer as soon as its source exists."""
+    waiting: dict[fx.Node, list[fx.Node]] = {}
+    for node in placed.graph.nodes:
+        if is_transfer(node):
+            waiting.setdefault(transfer_source(node), []).append(node)
+
+    def transfers_of(node: fx.Node) -> Iterator[fx.Node]:
+        for transfer in waiting.get(node, ()):
+            yield transfer
+            yield from transfers_of(transfer)
+
+    for node in placed.graph.find_nodes(op="placeholder"):
+        yield from transfers_of(node)
+    for partition in partitioning.partitions:
+        yield partition
+        for node in exported[partition.index]:
+            yield from transfers_of(node)
+
+
+def _transfer_step(
+    placed: PlacedGraph, node: fx.Node, values: _Values, resident: frozenset[str]
+) -> Transfer:
+    source = transfer_source(node)
+    slot = placed.slot_of(node)
+    return Transfer(
+        name=node.name,
+        source=values.of(source),
+        destination=values.of(node),
+        slot=slot.index,
+        device=slot.device,
+        is_resident=source.name in resident,
+    )
+
+
+def _with_frees(steps: Sequence[Step], kept: set[ValueId]) -> tuple[Step, ...]:
+    """Records at every step the values that no later step and no output needs."""
+    freed: list[Step] = []
+    needed = set(kept)
+    for step in reversed(steps):
+        if isinstance(step, Transfer):
+            read: tuple[ValueId, ...] = (step.source,)
+            made: tuple[ValueId, ...] = (step.destination,)
+        else:
+            read, made = step.inputs, step.outputs
+        frees = tuple(v for v in dict.fromkeys((*read, *made)) if v not in needed)
+        freed.append(replace(step, frees=frees))
+        needed.update(read)
+    return tuple(reversed(freed))
