@@ -1,0 +1,247 @@
+"""Parameters, buffers and plain tensor attributes of a module: where each one is resident.
+
+State moves in place: the `Parameter` objects stay the same, so optimizers, tied weights and
+`state_dict` keys do not notice. A move is all or nothing: every new storage is allocated before
+the first tensor is changed, and a failure undoes what was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from fxdevice.errors import StateError
+from fxdevice.optimizer_state import keep_with_parameters
+from fxdevice.placers.state_order import place_state_in_order
+from fxdevice.tensor_content import (
+    copies_on_device,
+    is_movable,
+    outside_transforms,
+    set_content,
+)
+
+__all__ = ["ModuleState", "StateTensor", "state_tensors"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StateTensor:
+    """One tensor of a module.
+
+    Attributes:
+        name: Qualified name, the first of several for tied weights.
+        tensor: The tensor itself.
+        kind: "parameter", "buffer" or "attribute" (a tensor that is not registered).
+    """
+
+    name: str
+    tensor: torch.Tensor
+    kind: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of its content."""
+        return self.tensor.numel() * self.tensor.element_size()
+
+
+def state_tensors(module: nn.Module) -> Iterator[StateTensor]:
+    """Yields every tensor of `module` once, in the order of registration."""
+    seen: set[int] = set()
+    for prefix, child in module.named_modules():
+        # What is no parameter there is on loan from the caller: torch.func.functional_call.
+        parameters = (p for p in child._parameters.items() if isinstance(p[1], nn.Parameter))
+        found = (
+            *((name, value, "parameter") for name, value in parameters),
+            *((name, value, "buffer") for name, value in child._buffers.items()),
+            *((name, value, "attribute") for name, value in _plain_tensors(child)),
+        )
+        for name, value, kind in found:
+            if value is not None and id(value) not in seen:
+                seen.add(id(value))
+                yield StateTensor(f"{prefix}.{name}" if prefix else name, value, kind)
+
+
+def _plain_tensors(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yields the leaf tensors in the module's own attributes, in lists, tuples and dicts too."""
+    registries = ("_parameters", "_buffers", "_modules")
+    pending = [(key, value) for key, value in vars(module).items() if key not in registries]
+    while pending:
+        name, value = pending.pop(0)
+        if isinstance(value, torch.Tensor):
+            if value.is_leaf:
+                yield name, value
+        elif type(value) in (list, tuple):
+            pending += [(f"{name}.{i}", item) for i, item in enumerate(value)]
+        elif type(value) is dict:
+            pending += [(f"{name}.{key}", item) for key, item in value.items()]
+
+
+class ModuleState:
+    """Knows the state of one module and moves it.
+
+    Args:
+        module: The module.
+        devices: Device of every slot.
+        pins: Slot of pinned modules or tensors by name; the longest matching name wins.
+        limits_bytes: Memory limit of every slot; None for no limit.
+
+    Raises:
+        StateError: A tensor has no content (meta device).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        devices: tuple[torch.device, ...],
+        pins: Mapping[str, int],
+        limits_bytes: Sequence[int | None],
+    ) -> None:
+        self._module = module
+        self._limits_bytes = limits_bytes
+        self._order: Mapping[str, int] | None = None
+        self._devices = devices
+        self._pins = pins
+        self._found: dict[int, StateTensor] = {}
+        self._slot: dict[int, int] = {}
+        self._home: dict[int, torch.device] = {}
+        self._has_moved = False
+        self.refresh()
+        without = [s.name for s in self._found.values() if s.tensor.device.type == "meta"]
+        if without:
+            raise StateError(
+                f"expected a module with weights; {len(without)} tensors are on the meta device, "
+                f"the first is {without[0]!r}. Load the weights (or module.to_empty) first"
+            )
+
+    def __iter__(self) -> Iterator[StateTensor]:
+        return iter(self._found.values())
+
+    def refresh(self) -> None:
+        """Finds the tensors that the module has now.
+
+        Forgets those that it no longer has, and the slot of those that someone else moved since.
+        """
+        self._found = {id(s.tensor): s for s in state_tensors(self._module)}
+        self._slot = {key: slot for key, slot in self._slot.items() if self._is_on(key, slot)}
+        self._home = {key: home for key, home in self._home.items() if key in self._found}
+
+    def _is_on(self, key: int, slot: int) -> bool:
+        found = self._found.get(key)
+        return found is not None and found.tensor.device == self._devices[slot]
+
+    def find(self, tensor: torch.Tensor) -> StateTensor | None:
+        """Returns the record of `tensor` if it belongs to the module and can be resident."""
+        found = self._found.get(id(tensor))
+        return found if found is not None and is_movable(tensor) else None
+
+    def slot_of(self, tensor: torch.Tensor) -> int | None:
+        """Returns the slot where `tensor` is resident, or None before it was placed."""
+        found = self._found.get(id(tensor))
+        return self._slot.get(id(tensor)) if found is not None else None
+
+    def pin_of(self, name: str) -> int | None:
+        """Returns the slot to which the longest matching entry of the device map pins `name`."""
+        while True:
+            if name in self._pins:
+                return self._pins[name]
+            if not name:
+                return None
+            name = name.rpartition(".")[0]
+
+    def slot_in_order(self, name: str) -> int:
+        """Returns the slot of a tensor that no graph of the whole model places.
+
+        That is its pin, or else its place in contiguous stages of the whole state, balanced by
+        bytes (see `fxdevice.placers.state_order`).
+
+        Raises:
+            PlacementError: No such stages fit the memory limits.
+        """
+        pinned = self.pin_of(name)
+        if pinned is not None:
+            return pinned
+        if self._order is None or name not in self._order:
+            self._order = place_state_in_order(
+                [(found.name, found.num_bytes) for found in self], self._limits_bytes
+            )
+        return self._order[name]
+
+    def resident_bytes(self) -> tuple[int, ...]:
+        """Returns the bytes of resident state on every slot."""
+        total = [0] * len(self._devices)
+        for key, slot in self._slot.items():
+            total[slot] += self._found[key].num_bytes
+        return tuple(total)
+
+    def unplaced(self) -> tuple[StateTensor, ...]:
+        """Returns what no graph and no uncaptured operation has used yet."""
+        return tuple(s for key, s in self._found.items() if key not in self._slot)
+
+    def place(self, assignments: Iterable[tuple[torch.Tensor, int]]) -> None:
+        """Makes tensors resident on slots, all or none.
+
+        Args:
+            assignments: Pairs of a tensor of the module and its slot index. Tensors that share
+                storage with one of them move along.
+
+        Raises:
+            StateError: A tensor cannot be changed in place.
+            torch.OutOfMemoryError: A device has no room; nothing was changed.
+        """
+        wanted: dict[int, int] = {}
+        for tensor, slot in assignments:
+            if id(tensor) in self._slot:
+                continue
+            for alias in self._sharing_storage(tensor):
+                wanted.setdefault(id(alias), slot)
+        self._move({key: self._devices[slot] for key, slot in wanted.items()})
+        self._slot.update(wanted)
+
+    def restore(self) -> None:
+        """Brings everything back to where it was found, all or nothing.
+
+        Raises:
+            StateError: A tensor cannot be changed in place; nothing was changed.
+        """
+        self._move({key: home for key, home in self._home.items() if key in self._found})
+        self._slot.clear()
+        self._home.clear()
+
+    def _sharing_storage(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        storage = tensor.untyped_storage()._cdata
+        if tensor.untyped_storage().nbytes() == 0:
+            return [tensor]
+        return [
+            s.tensor for s in self._found.values() if s.tensor.untyped_storage()._cdata == storage
+        ]
+
+    def _move(self, destinations: Mapping[int, torch.device]) -> None:
+        moving = [
+            (self._found[key], device)
+            for key, device in destinations.items()
+            if self._found[key].tensor.device != device
+        ]
+        if moving and not self._has_moved:
+            self._has_moved = True
+            keep_with_parameters(self._module)
+        with outside_transforms():
+            self._give_contents(moving)
+
+    def _give_contents(self, moving: Sequence[tuple[StateTensor, torch.device]]) -> None:
+        copies = copies_on_device([(s.tensor, device) for s, device in moving])
+        undo: list[tuple[torch.Tensor, torch.Tensor]] = []
+        homes: dict[int, torch.device] = {}
+        try:
+            for (state, _), copy in zip(moving, copies, strict=True):
+                homes[id(state.tensor)] = state.tensor.device
+                original = state.tensor.detach()
+                set_content(state.tensor, copy)
+                undo.append((state.tensor, original))
+        except Exception as error:
+            for tensor, original in reversed(undo):
+                set_content(tensor, original)
+            raise StateError(f"cannot move {state.name!r}: {error}; nothing was changed") from error
+        for key, home in homes.items():
+            self._home.setdefault(key, home)
