@@ -1,0 +1,217 @@
+"""What is known of the inputs of one captured graph: state, caches, the caller's tensors.
+
+AOTAutograd describes every input and output of its graphs (`node.meta["desc"]`, see
+torch/_functorch/_aot_autograd/descriptors.py). This module is the only reader of descriptors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import fx
+from torch._functorch._aot_autograd.descriptors import (
+    GradAOTOutput,
+    InputMutationAOTOutput,
+    PlainAOTInput,
+    TangentAOTInput,
+)
+
+from fxdevice.dag import Dag, NodeKind
+from fxdevice.module_paths import ModulePaths
+from fxdevice.passes.estimate_costs import GraphInput
+from fxdevice.placed_graph import NodeInfo, PlacedSlot, node_info
+from fxdevice.placement import Placement
+
+__all__ = ["GraphInputs", "InputHome", "input_index"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputHome:
+    """Where one input of a captured graph lives.
+
+    Attributes:
+        name: Qualified name of state, or how the caller names the input.
+        expression: How the traced frame reaches it.
+        is_state: Whether fxdevice decides where it lives.
+        slot: Slot where it is or must be; None when the placer decides, or for a caller's input.
+        device: Device where it is now; None when it is no tensor.
+        stays_with_caller: State that is not ours to move: it is copied to its slot instead.
+        needs_gradient: Whether a gradient may be asked of it.
+        storage_key: Equal for inputs in the same storage; None when it has none.
+    """
+
+    name: str
+    expression: str = ""
+    is_state: bool = False
+    slot: int | None = None
+    device: torch.device | None = None
+    stays_with_caller: bool = False
+    needs_gradient: bool = False
+    storage_key: int | None = None
+
+
+class GraphInputs:
+    """The inputs of one captured graph.
+
+    Args:
+        homes: One entry an input.
+        devices: Device of every slot.
+        pin_of: Slot of a pinned module by qualified name, or None.
+    """
+
+    def __init__(
+        self,
+        homes: Sequence[InputHome],
+        devices: tuple[torch.device, ...],
+        pin_of: Callable[[str], int | None],
+    ) -> None:
+        self._homes = tuple(homes)
+        self._devices = devices
+        self._pin_of = pin_of
+        self.module_paths = ModulePaths(
+            (home.expression, home.name) for home in homes if home.is_state
+        )
+
+    @cached_property
+    def slots(self) -> tuple[PlacedSlot, ...]:
+        """The slots that compute, then one caller slot for each device of a caller's input."""
+        outside = dict.fromkeys(
+            home.device
+            for home in self._homes
+            if home.device is not None and self._is_callers(home)
+        )
+        outside.setdefault(torch.device("cpu"))
+        found = [*self._devices, *outside]
+        return tuple(
+            PlacedSlot(i, device, computes=i < len(self._devices)) for i, device in enumerate(found)
+        )
+
+    def by_placeholder(self, graph: fx.Graph) -> dict[str, GraphInput]:
+        """Returns what the cost pass must know of each placeholder, by node name."""
+        known: dict[str, GraphInput] = {}
+        first_in_storage: dict[int, str] = {}
+        for node, home in self._placeholders(graph):
+            is_placed = home.is_state or home.slot is not None
+            shares = None
+            if home.is_state and home.storage_key is not None:
+                shares = first_in_storage.setdefault(home.storage_key, node.name)
+            known[node.name] = GraphInput(
+                name=home.name,
+                kind=NodeKind.STATE if is_placed else NodeKind.INPUT,
+                slot=home.slot,
+                needs_gradient=home.needs_gradient,
+                shares_storage_with=shares if shares != node.name else None,
+            )
+        return known
+
+    def pinned_nodes(self, dag: Dag) -> dict[str, int]:
+        """Returns the slot of operations whose module the caller pinned, by node name."""
+        found = {}
+        for node in dag:
+            if node.kind is NodeKind.COMPUTE and not node.is_backward and node.module:
+                slot = self._pin_of(node.module)
+                if slot is not None and node.follows is None and not node.is_recomputable:
+                    found[node.name] = slot
+        return found
+
+    def located(self, graph: fx.Graph, placement: Placement) -> dict[str, NodeInfo]:
+        """Returns the places of placeholders that the placer does not decide, by node name."""
+        found: dict[str, NodeInfo] = {}
+        for node, home in self._placeholders(graph):
+            if self._is_callers(home):
+                found[node.name] = NodeInfo(self._caller_slot(home.device), "the caller's")
+        output = graph.output_node()
+        (values,) = output.args
+        assert isinstance(values, (tuple, list))
+        made_by = dict(zip(output.meta.get("desc", ()), values, strict=False))
+        for node in graph.find_nodes(op="placeholder"):
+            if node.name in found or input_index(node) is not None:
+                continue
+            slot = self._caller_slot(None)
+            desc = node.meta.get("desc")
+            source = made_by.get(desc.output) if isinstance(desc, TangentAOTInput) else None
+            if isinstance(source, fx.Node):
+                known = found.get(source.name)
+                slot = placement.slot_of[source.name] if known is None else known.slot
+            found[node.name] = NodeInfo(slot, "where its output is")
+        return found
+
+    def output_slots(
+        self, graph: fx.Graph, state_slots: Mapping[int, int]
+    ) -> tuple[int | None, ...]:
+        """Returns where each output must end: gradients and updated inputs with their input.
+
+        Args:
+            graph: A forward, backward or inference graph.
+            state_slots: Slot of placed state, by input position.
+        """
+        output = graph.output_node()
+        (values,) = output.args
+        assert isinstance(values, (tuple, list))
+        descs = output.meta.get("desc") or [None] * len(values)
+        return tuple(
+            self._output_slot(value, desc, state_slots) if isinstance(value, fx.Node) else None
+            for value, desc in zip(values, descs, strict=True)
+        )
+
+    def resident_placeholders(self, graph: fx.Graph) -> frozenset[str]:
+        """Returns the placeholders whose transfers are kept between calls."""
+        return frozenset(
+            node.name for node, home in self._placeholders(graph) if home.stays_with_caller
+        )
+
+    def _output_slot(
+        self, value: fx.Node, desc: object, state_slots: Mapping[int, int]
+    ) -> int | None:
+        home = self._home_slot(desc, state_slots)
+        if home is not None:
+            return home
+        # What forward saves for backward is saved where the partitioner found it.
+        info = node_info(value)
+        return None if info is None else info.slot
+
+    def _home_slot(self, desc: object, state_slots: Mapping[int, int]) -> int | None:
+        if isinstance(desc, GradAOTOutput):
+            index = _input_index(desc.grad_of)
+        elif isinstance(desc, InputMutationAOTOutput):
+            index = _input_index(desc.mutated_input)
+        else:
+            return None
+        if index is None:
+            return None
+        home = self._homes[index]
+        if self._is_callers(home):
+            return self._caller_slot(home.device)
+        return home.slot if home.slot is not None else state_slots.get(index)
+
+    def _placeholders(self, graph: fx.Graph) -> list[tuple[fx.Node, InputHome]]:
+        found = []
+        for node in graph.find_nodes(op="placeholder"):
+            index = input_index(node)
+            if index is not None:
+                found.append((node, self._homes[index]))
+        return found
+
+    def _is_callers(self, home: InputHome) -> bool:
+        return home.stays_with_caller or not (home.is_state or home.slot is not None)
+
+    def _caller_slot(self, device: torch.device | None) -> int:
+        device = device or torch.device("cpu")
+        return next(s.index for s in self.slots if not s.computes and s.device == device)
+
+
+def input_index(node: fx.Node) -> int | None:
+    """Returns the position of the input that a placeholder stands for, or None."""
+    return _input_index(node.meta.get("desc"))
+
+
+def _input_index(desc: object) -> int | None:
+    """Returns the position of the captured graph's input that a descriptor leads to."""
+    while desc is not None and not isinstance(desc, PlainAOTInput):
+        desc = getattr(desc, "base_of", None) or getattr(desc, "base", None)
+        if isinstance(desc, (tuple, list)):
+            desc = desc[0] if desc else None
+    return None if desc is None else desc.idx
