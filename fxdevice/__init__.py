@@ -1,0 +1,34 @@
+"""fxdevice puts one PyTorch model on several devices in one call, from one process.
+
+model = fxdevice.compile(model, devices=[0, 1])
+out = model(**inputs)
+print(fxdevice.report(model))
+"""
+
+from fxdevice import sim
+from fxdevice.api import compile, report, restore
+from fxdevice.errors import (
+    CaptureError,
+    CompileOptionError,
+    DeviceError,
+    FxDeviceError,
+    PlacementError,
+    StateError,
+    VerificationError,
+)
+from fxdevice.report import Report
+
+__all__ = [
+    "CaptureError",
+    "CompileOptionError",
+    "DeviceError",
+    "FxDeviceError",
+    "PlacementError",
+    "Report",
+    "StateError",
+    "VerificationError",
+    "compile",
+    "report",
+    "restore",
+    "sim",
+]

@@ -1,0 +1,128 @@
+"""The calls that users make: thin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from fxdevice.devices import DeviceLike
+from fxdevice.errors import CompileOptionError
+from fxdevice.model import CompiledFunction, CompiledModel, compiled_model_of
+from fxdevice.options import InnerLike, make_options
+from fxdevice.preflight import check_module
+from fxdevice.report import Report, make_report
+
+__all__ = ["compile", "report", "restore"]
+
+ModelT = TypeVar("ModelT", bound=Callable[..., Any])
+
+
+def compile(
+    model: ModelT,
+    devices: Sequence[DeviceLike] | None = None,
+    *,
+    strategy: str = "auto",
+    device_map: Mapping[str, DeviceLike] | str | None = None,
+    max_memory: Mapping[DeviceLike, int | str] | None = None,
+    inner: InnerLike | None = None,
+    output_device: DeviceLike | None = None,
+    dynamic: bool | None = None,
+    fullgraph: bool = False,
+) -> ModelT:
+    """Puts a model on several devices.
+
+    A module is changed in place and returned: its parameters and buffers move to their devices
+    when the first call that uses them is captured, and calls run there. Any other callable is
+    wrapped; the state that it uses stays where it is and is copied to the devices.
+
+    Args:
+        model: A module or function.
+        devices: One entry a slot: ints (the machine's accelerator; CPU slots where there is none),
+            strings or torch devices. Repeats are allowed: two slots on one device. None means all
+            devices of the accelerator.
+        strategy: "single", "pipeline" (contiguous stages, balanced by time under the memory
+            limits) or "auto" (pipeline for several slots).
+        device_map: Pins modules to devices, in Accelerate's form: module name to device.
+        max_memory: Memory limits in Accelerate's form: device to bytes or text such as "10GiB".
+        inner: What compiles the single-device partitions: "inductor", "eager", another Dynamo
+            backend or a callable. None means inductor where it supports the device, else eager.
+        output_device: Where results go; None means where the inputs came from.
+        dynamic: As in `torch.compile`.
+        fullgraph: As in `torch.compile`.
+
+    Returns:
+        The same module, or a callable in place of a function.
+
+    Raises:
+        DeviceError: `devices` cannot be used.
+        CompileOptionError: Another option cannot be used, or `model` was compiled before.
+        PlacementError: The state does not fit into `max_memory`.
+        StateError: The module has no weights (meta device).
+        TypeError: `model` is not callable, or an option has the wrong type.
+    """
+    if not callable(model):
+        raise TypeError(f"expected an nn.Module or a function; found {type(model).__name__}")
+    parts = model.modules() if isinstance(model, nn.Module) else (model,)
+    if any(compiled_model_of(part) is not None for part in parts):
+        raise CompileOptionError(
+            "this model, or a module in it, is compiled by fxdevice already; call "
+            "fxdevice.restore on it first"
+        )
+    options = make_options(
+        devices,
+        strategy=strategy,
+        device_map=device_map,
+        max_memory=max_memory,
+        inner=inner,
+        output_device=output_device,
+        dynamic=dynamic,
+        fullgraph=fullgraph,
+    )
+    if isinstance(model, nn.Module):
+        check_module(model, options)
+        CompiledModel(model, options).install()
+        return model
+    if options.pins:
+        raise CompileOptionError("device_map needs a module; a function has no module names to pin")
+    return CompiledFunction(model, options)  # type: ignore[return-value]
+
+
+def restore(model: ModelT) -> Any:
+    """Gives the original back: on the devices where its state was, without compilation.
+
+    Args:
+        model: What `fxdevice.compile` returned.
+
+    Returns:
+        The module, or the function that was wrapped.
+
+    Raises:
+        CompileOptionError: `model` was not compiled by fxdevice.
+        StateError: A tensor cannot be moved; nothing was changed.
+    """
+    compiled = compiled_model_of(model)
+    if compiled is None:
+        raise CompileOptionError("this model was not compiled by fxdevice; nothing to restore")
+    if isinstance(compiled, CompiledFunction):
+        return compiled.__wrapped__
+    compiled.restore()
+    return model
+
+
+def report(model: object) -> Report:
+    """Returns what was placed where, and why, as it stands now.
+
+    Args:
+        model: What `fxdevice.compile` returned, after a call.
+
+    Raises:
+        CompileOptionError: `model` was not compiled by fxdevice.
+    """
+    compiled = compiled_model_of(model)
+    if compiled is None:
+        raise CompileOptionError(
+            "this model was not compiled by fxdevice; expected what fxdevice.compile returned"
+        )
+    return make_report(compiled)

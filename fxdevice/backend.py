@@ -1,0 +1,273 @@
+"""The torch.compile backend: Dynamo's graph -> AOTAutograd -> driver.
+
+`GraphCompiler` compiles the graphs of one model. `fxdevice_backend` is the entry point for
+`torch.compile(model, backend="fxdevice", options={...})`, where the model's state is not ours to
+move: it stays with the caller, and copies on the slots are refreshed when it changes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from functorch.compile import aot_module_simplified  # type: ignore[import-untyped]
+from torch import fx
+
+from fxdevice.align import AlignEager
+from fxdevice.backward_context import with_backward_context
+from fxdevice.driver import GraphDriver
+from fxdevice.errors import CaptureError, CompileOptionError, FxDeviceError
+from fxdevice.graph_breaks import break_text
+from fxdevice.graph_inputs import GraphInputs, InputHome
+from fxdevice.module_paths import input_name
+from fxdevice.options import CompileOptions, make_options
+from fxdevice.records import CapturedGraph, Records
+from fxdevice.runtime.inner import InnerCompiler, make_inner
+from fxdevice.state import ModuleState
+from fxdevice.topology import Slot, Topology
+from fxdevice.tracing import trace_device, unified_tracing
+
+__all__ = ["GraphCompiler", "fxdevice_backend"]
+
+log = logging.getLogger(__name__)
+
+_WHOLE_MODEL = 0.8
+"""A graph with this share of the state that nothing has placed yet counts as the whole model."""
+
+
+class GraphCompiler:
+    """A Dynamo backend that places the graphs of one model.
+
+    Args:
+        options: Checked options.
+        state: The model's state, or None when it is not ours to move.
+        records: Where the compiled graphs are kept for the report.
+    """
+
+    def __init__(
+        self, options: CompileOptions, state: ModuleState | None, records: Records
+    ) -> None:
+        self.options = options
+        self.topology = topology_of(options)
+        self.inner: InnerCompiler = make_inner(options.inner, options.devices[0])
+        self._state = state
+        self._records = records
+        self._comes_in_pieces = False
+
+    def __call__(self, module: fx.GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
+        """Compiles one graph of Dynamo.
+
+        Raises:
+            FxDeviceError: The graph cannot be placed as the options ask.
+        """
+        if self._state is not None:
+            self._state.refresh()
+        homes = [self._home(node, value) for node, value in _inputs(module, example_inputs)]
+        homes = self._in_state_order(homes, example_inputs)
+        driver = GraphDriver(
+            inputs=GraphInputs(homes, self.options.devices, self._pin_of),
+            topology=self.topology,
+            strategy=self.options.strategy,
+            inner=self.inner,
+            resident_bytes=self._resident_bytes(),
+        )
+        try:
+            compiled = self._capture(module, example_inputs, driver)
+        except Exception as error:
+            if driver.is_captured or isinstance(error, FxDeviceError):
+                raise
+            return self._uncaptured(module, homes, error)
+        if self._state is not None:
+            self._state.place(
+                (example_inputs[index], slot) for index, slot in driver.state_slots.items()
+            )
+        self._records.add_graph(CapturedGraph(module, homes, driver.lowered, break_of(module)))
+        return with_backward_context(compiled)
+
+    def _capture(
+        self, module: fx.GraphModule, example_inputs: Sequence[Any], driver: GraphDriver
+    ) -> Callable[..., Any]:
+        with unified_tracing(trace_device(self.options.devices)):
+            compiled: Callable[..., Any] = aot_module_simplified(
+                module,
+                example_inputs,
+                fw_compiler=driver.compile_forward,
+                bw_compiler=driver.compile_backward,
+                inference_compiler=driver.compile_inference,
+                partition_fn=driver.split,
+                decompositions=self.inner.decompositions,
+            )
+        return compiled
+
+    def _uncaptured(
+        self, module: fx.GraphModule, homes: Sequence[InputHome], error: Exception
+    ) -> Callable[..., Any]:
+        """Runs a graph that AOTAutograd cannot capture as eager code, its arguments aligned.
+
+        Raises:
+            CaptureError: The options ask for one full graph.
+        """
+        lines = str(error).strip().splitlines() or ["no message"]
+        reason = f"{type(error).__name__}: {lines[0]}"
+        if self.options.fullgraph:
+            raise CaptureError(
+                f"fullgraph=True, and PyTorch could not capture the graph: {reason}. With "
+                f"fullgraph=False it runs uncaptured, its arguments aligned"
+            ) from error
+        log.warning("PyTorch could not capture a graph, so it runs uncaptured: %s", reason)
+        self._records.add_graph(CapturedGraph(module, homes, (), break_of(module), reason))
+        align = AlignEager(self.options.devices, self._state, self._records)
+
+        def run_aligned(*args: Any) -> Any:
+            with align:
+                return module(*args)
+
+        return run_aligned
+
+    def _in_state_order(
+        self, homes: list[InputHome], example_inputs: Sequence[Any]
+    ) -> list[InputHome]:
+        """Gives unplaced state of a graph that holds only a part of the model its slots."""
+        state = self._state
+        if state is None or len(self.topology.slots) == 1 or self.options.strategy == "single":
+            return homes
+        fresh = [i for i, home in enumerate(homes) if home.is_state and home.slot is None]
+        here_bytes = sum(_num_bytes(example_inputs[i]) for i in fresh)
+        unplaced_bytes = sum(found.num_bytes for found in state.unplaced())
+        self._comes_in_pieces |= here_bytes < _WHOLE_MODEL * unplaced_bytes
+        if self._comes_in_pieces:
+            for i in fresh:
+                homes[i] = replace(homes[i], slot=state.slot_in_order(homes[i].name))
+        return homes
+
+    def _home(self, node: fx.Node, value: object) -> InputHome:
+        if not isinstance(value, torch.Tensor):
+            return InputHome(node.name)
+        if self._state is None:
+            return self._callers_home(node, value)
+        found = self._state.find(value)
+        if found is None:
+            return InputHome(
+                input_name(_source_name(node)),
+                slot=self._slot_on(value.device),
+                device=value.device,
+                needs_gradient=_needs_gradient(value),
+            )
+        slot = self._state.slot_of(value)
+        return InputHome(
+            found.name,
+            _source_name(node),
+            is_state=True,
+            slot=self._state.pin_of(found.name) if slot is None else slot,
+            device=value.device,
+            needs_gradient=_needs_gradient(value),
+            storage_key=_storage_key(value),
+        )
+
+    def _callers_home(self, node: fx.Node, value: torch.Tensor) -> InputHome:
+        """Home of an input when no state is ours: parameters and buffers get resident copies."""
+        is_state = isinstance(value, (torch.nn.Parameter, torch.nn.Buffer))
+        return InputHome(
+            input_name(_source_name(node)),
+            is_state=is_state,
+            device=value.device,
+            stays_with_caller=is_state,
+            needs_gradient=_needs_gradient(value),
+            storage_key=_storage_key(value) if is_state else None,
+        )
+
+    def _slot_on(self, device: torch.device) -> int | None:
+        """Returns the slot on which a caller's tensor already is; CPU slots share the caller's."""
+        if device.type == "cpu" or device not in self.options.devices:
+            return None
+        return self.options.devices.index(device)
+
+    def _pin_of(self, name: str) -> int | None:
+        return None if self._state is None else self._state.pin_of(name)
+
+    def _resident_bytes(self) -> tuple[int, ...]:
+        if self._state is None:
+            return (0,) * len(self.options.devices)
+        return self._state.resident_bytes()
+
+
+def fxdevice_backend(
+    module: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    *,
+    options: Mapping[str, Any] | None = None,
+    mode: str | None = None,
+) -> Callable[..., Any]:
+    """Compiles one graph for `torch.compile(model, backend="fxdevice", options=options)`.
+
+    Args:
+        module: Dynamo's graph.
+        example_inputs: Its inputs.
+        options: Keyword arguments of `fxdevice.compile` (`devices`, `strategy`, ...).
+        mode: Not used by fxdevice; must be None.
+
+    Raises:
+        CompileOptionError: An option is unknown or unusable.
+    """
+    if mode is not None:
+        raise CompileOptionError(f"backend 'fxdevice' has no modes; found mode={mode!r}")
+    given = dict(options or {})
+    known = [p for p in inspect.signature(make_options).parameters if p not in _FRONT_END_OPTIONS]
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise CompileOptionError(f"unknown options {unknown}; expected some of {known}")
+    checked = make_options(given.pop("devices", None), **given)
+    return GraphCompiler(checked, None, Records())(module, example_inputs)
+
+
+_FRONT_END_OPTIONS = ("dynamic", "fullgraph", "device_map", "output_device")
+"""What `torch.compile` itself decides, or what needs a module."""
+
+
+def topology_of(options: CompileOptions) -> Topology:
+    """Returns the slots of `options` as the placers see them."""
+    limits = options.memory_bytes or (None,) * len(options.devices)
+    return Topology(
+        tuple(
+            Slot(index, str(device), memory_bytes=limit)
+            for index, (device, limit) in enumerate(zip(options.devices, limits, strict=True))
+        )
+    )
+
+
+def break_of(module: fx.GraphModule) -> str | None:
+    """Returns why Dynamo ended this graph early, or None when it ends where the model does."""
+    reason = getattr(module, "compile_subgraph_reason", None)
+    if reason is None or not reason.graph_break:
+        return None
+    return break_text(reason.user_stack, reason.reason)
+
+
+def _inputs(module: fx.GraphModule, example_inputs: Sequence[Any]) -> list[tuple[fx.Node, Any]]:
+    return list(zip(module.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
+
+
+def _needs_gradient(value: torch.Tensor) -> bool:
+    """Returns whether a gradient may be asked of `value`; Dynamo restores the caller's mode."""
+    return value.requires_grad and torch.is_grad_enabled()
+
+
+def _num_bytes(value: torch.Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _storage_key(value: torch.Tensor) -> int | None:
+    if value.layout != torch.strided or value.untyped_storage().nbytes() == 0:
+        return None
+    key: int = value.untyped_storage()._cdata
+    return key
+
+
+def _source_name(node: fx.Node) -> str:
+    argument = node.meta.get("grapharg")
+    source = getattr(argument, "source", None)
+    return source.name if source is not None and isinstance(source.name, str) else node.name

@@ -1,0 +1,179 @@
+"""The one visible list of passes: a captured graph in, a runnable program out.
+
+For training the passes see the joint graph of forward and backward first: there the placement is
+decided, with activations and gradients counted. The partitioner of AOTAutograd then cuts it into a
+forward and a backward graph, whose nodes keep their slots, and each is lowered on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from fxdevice.costs import CostTable
+from fxdevice.costs import estimate_costs as cost_table
+from fxdevice.cut import cut_joint
+from fxdevice.dag import Dag, NodeKind
+from fxdevice.graph_inputs import GraphInputs, input_index
+from fxdevice.passes.assign_devices import assign_devices
+from fxdevice.passes.assign_slots import assign_slots
+from fxdevice.passes.estimate_costs import estimate_costs
+from fxdevice.passes.insert_transfers import insert_transfers
+from fxdevice.passes.normalize import normalize
+from fxdevice.passes.partition import Partitioning, partition
+from fxdevice.pipeline import Pass, Pipeline
+from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
+from fxdevice.placement import Placement, PlacementProblem
+from fxdevice.placers import placer_named
+from fxdevice.runtime.executor import SerialExecutor
+from fxdevice.runtime.inner import InnerCompiler
+from fxdevice.runtime.lower import lower
+from fxdevice.runtime.program import Program
+from fxdevice.topology import Topology
+from fxdevice.verify import verify
+
+__all__ = ["GraphDriver", "LoweredGraph", "default_pipeline"]
+
+
+def default_pipeline() -> Pipeline:
+    """Returns the passes between placement and partitions, in order."""
+    return Pipeline(
+        (
+            Pass("insert_transfers", insert_transfers),
+            Pass("assign_devices", assign_devices, ensures=(verify,)),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class LoweredGraph:
+    """One graph after all passes, kept for the report.
+
+    Attributes:
+        label: "forward", "backward" or "inference".
+        placed: The placed graph, transfers included.
+        partitioning: Its partitions.
+        program: What runs.
+        dag: The costs that the placer saw (of the joint graph when training).
+        costs: Seconds by node and slot.
+    """
+
+    label: str
+    placed: PlacedGraph
+    partitioning: Partitioning
+    program: Program
+    dag: Dag
+    costs: CostTable
+
+
+@dataclass
+class GraphDriver:
+    """Takes one captured graph through the passes.
+
+    Attributes:
+        inputs: What is known of the graph's inputs.
+        topology: The slots.
+        strategy: Name of the placer.
+        inner: The inner compiler.
+        resident_bytes: Bytes of state that is already on each slot.
+        lowered: The graphs lowered so far.
+        state_slots: Slot that the placement gave each state input, by input position.
+        is_captured: Whether AOTAutograd has captured the graph; a later failure is not its own.
+    """
+
+    inputs: GraphInputs
+    topology: Topology
+    strategy: str
+    inner: InnerCompiler
+    resident_bytes: tuple[int, ...]
+    lowered: list[LoweredGraph] = field(default_factory=list)
+    state_slots: dict[int, int] = field(default_factory=dict)
+    is_captured: bool = False
+    _dag: Dag | None = None
+    _costs: CostTable | None = None
+
+    def split(
+        self, joint: fx.GraphModule, joint_inputs: Any, **options: Any
+    ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        """Places the joint graph and cuts it: AOTAutograd's `partition_fn`.
+
+        Transfers are inserted before the cut, so that backward reads what forward transferred and
+        does not transfer it again.
+        """
+        self.is_captured = True
+        normalized = normalize(joint.graph)
+        self._place(normalized)
+        placed = insert_transfers(self._placed(joint, normalized))
+        return cut_joint(fx.GraphModule(joint, placed.graph), joint_inputs, **options)
+
+    def compile_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
+        """Places and lowers a graph that no gradient is asked of."""
+        self.is_captured = True
+        normalized = normalize(module.graph)
+        self._place(normalized)
+        return self._lower(module, normalized, "inference")
+
+    def compile_forward(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
+        """Lowers the forward graph that `split` made."""
+        return self._lower(module, module.graph, "forward")
+
+    def compile_backward(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
+        """Lowers the backward graph that `split` made."""
+        return self._lower(module, module.graph, "backward")
+
+    def _place(self, graph: fx.Graph) -> None:
+        known = self.inputs.by_placeholder(graph)
+        self._dag = estimate_costs(graph, known, self.inputs.module_paths.qualified)
+        self._costs = cost_table(self._dag, self.topology)
+        pins = {name: found.slot for name, found in known.items() if found.slot is not None}
+        pins |= self.inputs.pinned_nodes(self._dag)
+        problem = PlacementProblem(self._dag, self.topology, self._costs, pins, self.resident_bytes)
+        placement = placer_named(self._strategy(problem))(problem)
+        self._record_state(graph, placement)
+        assign_slots(graph, placement, self.inputs.located(graph, placement))
+
+    def _strategy(self, problem: PlacementProblem) -> str:
+        if self.strategy != "auto":
+            return self.strategy
+        return "single" if len(self.topology.slots) == 1 else "pipeline"
+
+    def _record_state(self, graph: fx.Graph, placement: Placement) -> None:
+        assert self._dag is not None
+        for node in graph.find_nodes(op="placeholder"):
+            index = input_index(node)
+            if index is not None and self._dag[node.name].kind is NodeKind.STATE:
+                self.state_slots[index] = placement.slot_of[node.name]
+
+    def _placed(self, root: fx.GraphModule, graph: fx.Graph) -> PlacedGraph:
+        output_slots = self.inputs.output_slots(graph, self.state_slots)
+        return PlacedGraph(root, graph, self.inputs.slots, output_slots)
+
+    def _lower(self, root: fx.GraphModule, graph: fx.Graph, label: str) -> SerialExecutor:
+        assert self._dag is not None
+        assert self._costs is not None
+        _complete(graph)
+        placed = default_pipeline()(self._placed(root, graph))
+        partitioning = partition(placed)
+        program = lower(
+            placed,
+            partitioning,
+            self.inner,
+            label=label,
+            resident=self.inputs.resident_placeholders(graph),
+        )
+        self.lowered.append(
+            LoweredGraph(label, placed, partitioning, program, self._dag, self._costs)
+        )
+        return SerialExecutor(program)
+
+
+def _complete(graph: fx.Graph) -> None:
+    """Gives a slot to nodes that the partitioner added: that of the first input that has one."""
+    for node in graph.nodes:
+        if node.op == "output" or node_info(node) is not None:
+            continue
+        found = [info for n in node.all_input_nodes if (info := node_info(n)) is not None]
+        set_node_info(node, found[0] if found else NodeInfo(0, "added by the partitioner"))

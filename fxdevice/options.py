@@ -1,0 +1,164 @@
+"""The options of `fxdevice.compile`, checked before anything is changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import torch
+
+from fxdevice.devices import DeviceLike, resolve_device, resolve_devices
+from fxdevice.errors import CompileOptionError, DeviceError
+from fxdevice.placers import strategy_names
+
+__all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes"]
+
+InnerLike: TypeAlias = str | Callable[..., Any]
+
+_UNITS = {"": 1, "B": 1}
+_UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGTP", start=1)}
+_UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGTP", start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class CompileOptions:
+    """Checked options.
+
+    Attributes:
+        devices: Device of every slot.
+        strategy: Name of the placer, or "auto".
+        pins: Slot index of pinned modules, by module name ("" is the whole model).
+        memory_bytes: Memory limit of every slot; None when there is none.
+        inner: Inner compiler: a name, a callable, or None for the default.
+        output_device: Where results go; None for where the inputs came from.
+        dynamic: As in `torch.compile`.
+        fullgraph: As in `torch.compile`: refuse graph breaks.
+    """
+
+    devices: tuple[torch.device, ...]
+    strategy: str = "auto"
+    pins: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    memory_bytes: tuple[int | None, ...] = ()
+    inner: InnerLike | None = None
+    output_device: torch.device | None = None
+    dynamic: bool | None = None
+    fullgraph: bool = False
+
+
+def make_options(
+    devices: Sequence[DeviceLike] | None,
+    *,
+    strategy: str = "auto",
+    device_map: Mapping[str, DeviceLike] | str | None = None,
+    max_memory: Mapping[DeviceLike, int | str] | None = None,
+    inner: InnerLike | None = None,
+    output_device: DeviceLike | None = None,
+    dynamic: bool | None = None,
+    fullgraph: bool = False,
+) -> CompileOptions:
+    """Returns checked options. The arguments are those of `fxdevice.compile`.
+
+    Raises:
+        DeviceError: See `resolve_devices`.
+        CompileOptionError: Any other option has an unusable value.
+        TypeError: An option has a value of the wrong type.
+    """
+    resolved = resolve_devices(devices)
+    names = ("auto", *strategy_names())
+    if strategy not in names:
+        raise CompileOptionError(f"unknown strategy {strategy!r}; expected one of {list(names)}")
+    for name, flag in (("dynamic", dynamic), ("fullgraph", fullgraph)):
+        if not isinstance(flag, bool) and not (flag is None and name == "dynamic"):
+            raise TypeError(f"{name} must be True or False; found {flag!r}")
+    if not (inner is None or isinstance(inner, str) or callable(inner)):
+        raise TypeError(
+            f"inner must be the name of a Dynamo backend or a callable; found {inner!r}"
+        )
+    return CompileOptions(
+        devices=resolved,
+        strategy=strategy,
+        pins=_pins(device_map, resolved),
+        memory_bytes=_memory_bytes(max_memory, resolved),
+        inner=inner,
+        output_device=None if output_device is None else resolve_device(output_device),
+        dynamic=dynamic,
+        fullgraph=fullgraph,
+    )
+
+
+def parse_bytes(size: int | str) -> int:
+    """Returns the number of bytes that `size` means: 1024, "10GB" (decimal), "10GiB" (binary).
+
+    Raises:
+        CompileOptionError: `size` is negative or not understood.
+    """
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    match = re.fullmatch(
+        r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size if isinstance(size, str) else ""
+    )
+    if match is None or match[2].upper() not in _UNITS:
+        raise CompileOptionError(
+            f"cannot read {size!r} as a memory size; expected bytes or text such as '10GiB'"
+        )
+    return int(Decimal(match[1]) * _UNITS[match[2].upper()])
+
+
+def _pins(
+    device_map: Mapping[str, DeviceLike] | str | None, devices: tuple[torch.device, ...]
+) -> Mapping[str, int]:
+    if device_map is None or device_map == "auto":
+        return MappingProxyType({})
+    if not isinstance(device_map, Mapping):
+        raise CompileOptionError(
+            f"device_map must map module names to devices (or be 'auto'); found {device_map!r}"
+        )
+    for name in device_map:
+        if not isinstance(name, str):
+            raise TypeError(f"the keys of device_map must be module names; found {name!r}")
+    return MappingProxyType(
+        {
+            name: _slot_named(device, devices, f"device_map[{name!r}]")
+            for name, device in device_map.items()
+        }
+    )
+
+
+def _memory_bytes(
+    max_memory: Mapping[DeviceLike, int | str] | None, devices: tuple[torch.device, ...]
+) -> tuple[int | None, ...]:
+    if max_memory is not None and not isinstance(max_memory, Mapping):
+        raise TypeError(f"max_memory must map devices to sizes; found {max_memory!r}")
+    limits: list[int | None] = [None] * len(devices)
+    for key, size in (max_memory or {}).items():
+        if key == "cpu" and devices[0].type != "cpu":
+            continue  # Accelerate's offload limit; nothing is offloaded, so it limits nothing
+        slot = _slot_named(key, devices, f"max_memory[{key!r}]")
+        if devices[slot].type == "cpu" and isinstance(key, int):
+            limits[slot] = parse_bytes(size)
+            continue
+        sharing = [i for i, device in enumerate(devices) if device == devices[slot]]
+        for i in sharing:
+            limits[i] = parse_bytes(size) // len(sharing)
+    return tuple(limits)
+
+
+def _slot_named(device: DeviceLike, devices: tuple[torch.device, ...], where: str) -> int:
+    """Returns the slot that `device` means; on CPU slots an int is the slot's own index."""
+    if devices[0].type == "cpu" and isinstance(device, int) and not isinstance(device, bool):
+        if not 0 <= device < len(devices):
+            raise CompileOptionError(f"{where} names slot {device}; there are {len(devices)} slots")
+        return device
+    try:
+        found = resolve_device(device)
+    except DeviceError as error:
+        raise CompileOptionError(f"{where}: {error}") from error
+    if found not in devices:
+        raise CompileOptionError(
+            f"{where} names {found}, which is not in devices={list(map(str, devices))}"
+        )
+    return devices.index(found)

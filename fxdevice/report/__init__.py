@@ -1,0 +1,5 @@
+"""What was placed where, and why: as data (`facts`) and as text (`text`)."""
+
+from fxdevice.report.facts import BreakFacts, GraphFacts, Report, TransferFacts, make_report
+
+__all__ = ["BreakFacts", "GraphFacts", "Report", "TransferFacts", "make_report"]

@@ -1,0 +1,104 @@
+"""A report as text; the same text for the same report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fxdevice.costs import CostTable, format_bytes
+from fxdevice.dag import Dag
+from fxdevice.dump import dump
+from fxdevice.placed_graph import PlacedGraph, node_info
+from fxdevice.transfer_op import is_transfer
+
+if TYPE_CHECKING:
+    from fxdevice.report.facts import GraphFacts, Report
+
+__all__ = ["full", "rows", "summary"]
+
+
+def summary(report: Report) -> str:
+    """Returns the report without the rows of the nodes."""
+    return "\n".join([*_head(report), *(_graph(graph) for graph in report.graphs)])
+
+
+def full(report: Report) -> str:
+    """Returns the report with a row for every node."""
+    parts = [*_head(report)]
+    for graph in report.graphs:
+        parts += [_graph(graph), "", graph.rows, ""]
+    return "\n".join(parts)
+
+
+def rows(placed: PlacedGraph, names: Mapping[str, str], dag: Dag, costs: CostTable) -> str:
+    """Returns one row a node: slot, value, operation, cost, why it is there, source line.
+
+    Args:
+        placed: The placed graph.
+        names: Names of state and inputs, by placeholder.
+        dag: What the placer saw.
+        costs: Seconds by node and slot.
+    """
+    notes = {}
+    for node in placed.graph.nodes:
+        info = node_info(node)
+        if info is None:
+            continue
+        note = [names[node.name]] if node.name in names else []
+        known = dag.by_name.get(node.name)
+        if node.op == "call_function" and known is not None and not is_transfer(node):
+            predicted_s = costs.seconds(node.name, info.slot)
+            note += [f"{predicted_s * 1e6:.1f} us, {known.flops:,} FLOPs"]
+        if info.reason:
+            note.append(info.reason)
+        notes[node.name] = "; ".join(note)
+    return dump(placed, notes)
+
+
+def _head(report: Report) -> list[str]:
+    lines = [
+        f"{report.name} on {len(report.devices)} slots: {', '.join(report.devices)}",
+        f"strategy {report.strategy}, inner compiler {report.inner}",
+    ]
+    if not report.graphs and not report.breaks:
+        lines.append("nothing captured yet: call the model once")
+    total = report.num_graph_operations + report.num_eager_operations
+    if report.num_eager_operations:
+        share = report.num_eager_operations / total
+        lines.append(
+            f"outside of graphs: {report.num_eager_operations} operations so far ({share:.1%} of "
+            f"{total}), {report.num_alignments} arguments transferred for them"
+        )
+    for found in report.breaks:
+        what = "runs uncaptured" if found.is_whole_graph else "ends at a graph break"
+        graph = "code that is not captured" if found.index is None else f"graph {found.index}"
+        lines.append(f"{graph} {what}: {found.reason}")
+    if report.uncaptured:
+        lines.append(f"run outside of graphs: {_few(report.uncaptured)}")
+    if report.unplaced:
+        lines.append(f"not placed, because nothing has used it yet: {_few(report.unplaced)}")
+    return lines
+
+
+def _few(names: Sequence[str], num_shown: int = 8) -> str:
+    more = f" and {len(names) - num_shown} more" if len(names) > num_shown else ""
+    return ", ".join(names[:num_shown]) + more
+
+
+def _graph(graph: GraphFacts) -> str:
+    moved = sum(transfer.num_bytes for transfer in graph.transfers)
+    lines = [f"graph {graph.index}, {graph.label}:"]
+    for slot in graph.slots:
+        lines.append(
+            f"  slot {slot.index} {slot.device}: {slot.num_operations} operations in "
+            f"{slot.num_partitions} partitions, predicted {slot.predicted_s * 1e6:.1f} us, "
+            f"state {format_bytes(slot.state_bytes)}"
+        )
+    lines.append(f"  transfers: {len(graph.transfers)}, {moved:,} bytes")
+    for transfer in graph.transfers:
+        kept = ", kept between calls" if transfer.is_resident else ""
+        lines.append(
+            f"    {transfer.value} {transfer.source} -> {transfer.destination}, "
+            f"{transfer.num_bytes:,} bytes{kept}  # {transfer.origin}"
+        )
+    return "\n".join(lines)
