@@ -1,0 +1,1 @@
+"""Placed models against plain ones: same outputs, gradients and tokens, few transfers."""
