@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from functorch.compile import aot_module_simplified  # type: ignore[import-untyped]
 from torch import fx
+from torch._dynamo.exc import RestartAnalysis, SkipFrame
 
 from fxdevice.align import AlignEager
 from fxdevice.backward_context import with_backward_context
@@ -77,6 +78,8 @@ class GraphCompiler:
         )
         try:
             compiled = self._capture(module, example_inputs, driver)
+        except (RestartAnalysis, SkipFrame):
+            raise  # Dynamo's own control flow: it will call again, or not compile this frame
         except Exception as error:
             if driver.is_captured or isinstance(error, FxDeviceError):
                 raise

@@ -193,3 +193,20 @@ def test_checkpoint_around_a_compiled_model() -> None:
     for model in (module, placed):
         checkpoint(model, x, use_reentrant=False).sin().sum().backward()
     assert_same(gradients(placed), gradients(module))
+
+
+def test_buffer_that_is_one_float64() -> None:
+    """Dynamo's request to trace again with the number as a constant was taken for a failure."""
+
+    class Scaled(TwoLinears):
+        def __init__(self) -> None:
+            super().__init__()
+            self.double()
+            self.register_buffer("scale", torch.tensor(2.5, dtype=torch.float64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.second(self.first(x) * self.scale)
+            return result
+
+    x = torch.randn(4, 8, dtype=torch.float64)
+    assert_trains_alike(Scaled(), x, device_map=APART, fullgraph=True)

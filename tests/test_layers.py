@@ -64,6 +64,7 @@ NO_TORCH = LAYERS[LAYERS.index("placers") :]
 # below the named part counts as a use of it.
 PRIVATE_TORCH = {
     ("align", "torch._C.TensorBase"): "the setters of Tensor.data and Tensor.grad",
+    ("backend", "torch._dynamo.exc"): "which exceptions are Dynamo's own control flow",
     ("backward_context", "torch._C._get_obj_in_tls"): "the context that autograd stashed",
     ("backward_context", "torch._C._is_key_in_tls"): "whether autograd stashed one",
     ("backward_context", "torch._C._stash_obj_in_tls"): "a copy of it for one backward graph",

@@ -62,7 +62,8 @@ def devices_of(tensors: Iterable[torch.Tensor]) -> set[str]:
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor, scale: float) -> float:
-    if found.shape != expected.shape:
+    assert expected.isfinite().all(), "expected finite numbers to compare with"
+    if found.shape != expected.shape or not found.isfinite().all():
         return float("inf")
     difference = (found.detach().cpu() - expected.detach()).abs().max().item()
     return difference / scale if scale else difference

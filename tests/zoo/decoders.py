@@ -38,8 +38,10 @@ def _decoder(
         build,
         inputs,
         generate_kwargs=greedy(inputs),
-        # Experts are one grouped matrix product, which PyTorch has up to float32 only.
-        float64=family != "moe",
+        # Experts are one grouped matrix product, which PyTorch has up to float32 only. The others
+        # cast scores to float32, where float64's lowest number, which masks, is -inf: eager
+        # attention gives nan for rows that are all masked.
+        float64=family != "moe" and name not in ("bloom", "gemma2"),
     )
 
 
