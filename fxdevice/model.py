@@ -3,129 +3,30 @@
 `nn.Module.__call__` runs `_compiled_call_impl` when there is one; PyTorch drops the attribute when
 a module is copied or pickled. Every module of the tree gets one. The outermost call enters unified
 tracing and the alignment of eager code; calls inside it (from code between graph breaks) go on to
-the plain `_call_impl`, which Dynamo may capture. So `model.encoder(x)`, `model.generate(...)` and
-other methods that call submodules run placed too.
+the plain `_call_impl`, which Dynamo may capture. So `model.encoder(x)` runs placed too, and what
+`model.generate(...)` and other methods call.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import BackendCompilerFailed
 
 from fxdevice.align import AlignEager
+from fxdevice.aligned_methods import align_methods, restore_methods
 from fxdevice.backend import GraphCompiler
-from fxdevice.errors import FxDeviceError
-from fxdevice.graph_breaks import listening_to_breaks
+from fxdevice.call_context import CallContext
 from fxdevice.options import CompileOptions
 from fxdevice.records import Records
-from fxdevice.results import first_device, on_device
 from fxdevice.stale_guards import watch_of
 from fxdevice.state import ModuleState
-from fxdevice.tracing import is_tracing, trace_device, unified_tracing
+from fxdevice.tracing import is_tracing
 from fxdevice.untraced import not_traced_itself, skip_as_frame
 
 __all__ = ["CompiledFunction", "CompiledModel", "ModuleCall", "compiled_model_of"]
-
-
-class CallContext:
-    """What surrounds the outermost call of a compiled model.
-
-    Args:
-        options: Checked options.
-        compiler: Compiles the graphs.
-        align: Aligns eager code.
-        records: Remembers graph breaks.
-        before: Called before each call.
-    """
-
-    def __init__(
-        self,
-        options: CompileOptions,
-        compiler: GraphCompiler,
-        align: AlignEager,
-        records: Records,
-        before: Callable[[], None] | None = None,
-    ) -> None:
-        self._options = options
-        self._compiler = compiler
-        self._align = align
-        self._heard_break = records.add_break
-        self._before = before
-        self._thread = threading.local()
-
-    def is_active(self) -> bool:
-        """Returns whether this thread is inside a call."""
-        return getattr(self._thread, "active", False)
-
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns `function` compiled by Dynamo with our backend."""
-        compiled: Callable[..., Any] = torch.compile(
-            _with_code_of_its_own(function),
-            backend=self._compiler,
-            dynamic=self._options.dynamic,
-            fullgraph=self._options.fullgraph,
-        )
-        return compiled
-
-    def call(self, compiled: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Runs an outermost call and brings its result to the output device."""
-        home = self._options.output_device or first_device((args, kwargs))
-        if self._before is not None:
-            self._before()
-        try:
-            with self._active():
-                result = compiled(*args, **kwargs)
-        except BackendCompilerFailed as error:
-            inner = error.inner_exception
-            if isinstance(inner, (FxDeviceError, torch.OutOfMemoryError)):
-                raise inner from None
-            raise
-        return result if home is None else on_device(result, home)
-
-    def recompute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
-        """Runs a call of an activation checkpoint in backward: as it ran in forward.
-
-        `torch.utils.checkpoint` that Dynamo did not capture runs uncaptured, inside of a call whose
-        context has ended by then. Its results stay where they are made.
-        """
-        with self._active():
-            return function(*args, **kwargs)
-
-    @contextlib.contextmanager
-    def _active(self) -> Iterator[None]:
-        self._thread.active = True
-        try:
-            with (
-                unified_tracing(trace_device(self._options.devices)),
-                listening_to_breaks(self._heard_break),
-                self._align,
-            ):
-                yield
-        finally:
-            self._thread.active = False
-
-
-def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that calls `function`, with a code object that no other function has.
-
-    Dynamo keeps its compiled versions by code object and gives up after a few; functions that
-    share one would share the limit. It also does not trace frames of torch.nn itself, so that a
-    bare `nn.LSTM` needs a frame outside of it.
-    """
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
-
-    return types.FunctionType(
-        call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__
-    )
 
 
 def _plain_call(module: nn.Module) -> Callable[..., Any]:
@@ -207,6 +108,7 @@ class CompiledModel:
         """Makes calls of the module and its submodules run placed."""
         for child in self.module.modules():
             child._compiled_call_impl = ModuleCall(self, child)
+        align_methods(self.module, self.context)
 
     def restore(self) -> None:
         """Gives the module back as it was.
@@ -218,6 +120,7 @@ class CompiledModel:
         for child in self.module.modules():
             if isinstance(child._compiled_call_impl, ModuleCall):
                 child._compiled_call_impl = None
+        restore_methods(self.module)
 
 
 class CompiledFunction:

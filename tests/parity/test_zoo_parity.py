@@ -62,6 +62,7 @@ CORE = frozenset(
         "vit",
         "wav2vec2",
         "speecht5",
+        "whisper",
     }
 )
 
@@ -130,6 +131,31 @@ def test_two_devices(example: Example) -> None:
         wanted, found = (_generated(model, example) for model in (plain, placed))
     assert wanted.numel() > 0
     assert torch.equal(found.cpu(), wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3},
+        {"do_sample": True, "top_k": 20},
+        {"repetition_penalty": 1.3, "min_new_tokens": 3},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_generation_modes(options: dict[str, Any]) -> None:
+    example = next(e for e in EXAMPLES if e.name == "llama")
+    assert example.generate_kwargs is not None
+    plain: Any = example.build()
+    placed: Any = fxdevice.compile(copy.deepcopy(plain), ["fxsim:0", "fxsim:1"], inner="eager")
+    found = []
+    for model in (placed, plain):
+        torch.manual_seed(3)
+        with torch.no_grad():
+            tokens = model.generate(**{**example.generate_kwargs(), "do_sample": False, **options})
+        assert tokens.device.type == "cpu"
+        found.append(tokens)
+    assert found[0].numel() > 0
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("example", _params(EXAMPLES))

@@ -1,0 +1,145 @@
+"""What surrounds every call of a compiled model: tracing, alignment, and the way home."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._dynamo.exc import BackendCompilerFailed
+
+from fxdevice.align import AlignEager
+from fxdevice.backend import GraphCompiler
+from fxdevice.errors import FxDeviceError
+from fxdevice.graph_breaks import listening_to_breaks
+from fxdevice.options import CompileOptions
+from fxdevice.records import Records
+from fxdevice.results import first_device, on_device
+from fxdevice.tracing import trace_device, unified_tracing
+
+__all__ = ["CallContext"]
+
+
+class CallContext:
+    """Runs the outermost calls of a compiled model, and of its methods.
+
+    Args:
+        options: Checked options.
+        compiler: Compiles the graphs.
+        align: Aligns eager code.
+        records: Remembers graph breaks.
+        before: Called before each call.
+    """
+
+    def __init__(
+        self,
+        options: CompileOptions,
+        compiler: GraphCompiler,
+        align: AlignEager,
+        records: Records,
+        before: Callable[[], None] | None = None,
+    ) -> None:
+        self._options = options
+        self._compiler = compiler
+        self._align = align
+        self._heard_break = records.add_break
+        self._before = before
+        self._thread = threading.local()
+
+    def is_active(self) -> bool:
+        """Returns whether this thread is inside a call."""
+        return getattr(self._thread, "active", False)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns `function` compiled by Dynamo with our backend."""
+        compiled: Callable[..., Any] = torch.compile(
+            _with_code_of_its_own(function),
+            backend=self._compiler,
+            dynamic=self._options.dynamic,
+            fullgraph=self._options.fullgraph,
+        )
+        return compiled
+
+    def call(self, compiled: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Runs an outermost call and brings its result to the output device."""
+        home = self._options.output_device or first_device((args, kwargs))
+        if self._before is not None:
+            self._before()
+        try:
+            with self._active():
+                result = compiled(*args, **kwargs)
+        except BackendCompilerFailed as error:
+            inner = error.inner_exception
+            if isinstance(inner, (FxDeviceError, torch.OutOfMemoryError)):
+                raise inner from None
+            raise
+        return result if home is None else on_device(result, home)
+
+    def call_method(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Runs a method of the model as eager code, aligned; the modules that it calls run placed.
+
+        Its result comes to the output device, as that of a call does.
+        """
+        if self.is_active() or self._is_aligned():
+            return method(*args, **kwargs)
+        home = self._options.output_device or first_device((args, kwargs))
+        with self._aligned():
+            result = method(*args, **kwargs)
+        return result if home is None else on_device(result, home)
+
+    def recompute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Runs a call of an activation checkpoint in backward: as it ran in forward.
+
+        `torch.utils.checkpoint` that Dynamo did not capture runs uncaptured, inside of a call whose
+        context has ended by then. Its results stay where they are made.
+        """
+        with self._active():
+            return function(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _active(self) -> Iterator[None]:
+        self._thread.active = True
+        try:
+            with (
+                unified_tracing(trace_device(self._options.devices)),
+                listening_to_breaks(self._heard_break),
+                self._aligned(),
+            ):
+                yield
+        finally:
+            self._thread.active = False
+
+    def _is_aligned(self) -> bool:
+        return getattr(self._thread, "aligned", False)
+
+    @contextlib.contextmanager
+    def _aligned(self) -> Iterator[None]:
+        # Entered once a thread: Dynamo compiles anew for another stack of modes.
+        if self._is_aligned():
+            yield
+            return
+        self._thread.aligned = True
+        try:
+            with self._align:
+                yield
+        finally:
+            self._thread.aligned = False
+
+
+def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that calls `function`, with a code object that no other function has.
+
+    Dynamo keeps its compiled versions by code object and gives up after a few; functions that
+    share one would share the limit. It also does not trace frames of torch.nn itself, so that a
+    bare `nn.LSTM` needs a frame outside of it.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return types.FunctionType(
+        call.__code__.replace(), call.__globals__, call.__name__, None, call.__closure__
+    )
