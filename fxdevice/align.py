@@ -36,6 +36,11 @@ _CROSSES_DEVICES = frozenset(
         torch.Tensor.backward,
         torch.autograd.backward,
         torch.autograd.grad,
+        # Questions about two tensors as they are.
+        torch._has_compatible_shallow_copy_type,
+        torch.Tensor.is_set_to,
+        torch.Tensor.is_same_size,
+        torch.is_same_size,
     }
 )
 """Functions that are legal for tensors on several devices, or whose very purpose is to cross."""

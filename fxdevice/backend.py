@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,7 @@ from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
 from fxdevice.module_paths import input_name
 from fxdevice.options import CompileOptions, make_options
+from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.runtime.inner import InnerCompiler, make_inner
 from fxdevice.state import ModuleState
@@ -70,7 +72,7 @@ class GraphCompiler:
         homes = [self._home(node, value) for node, value in _inputs(module, example_inputs)]
         homes = self._in_state_order(homes, example_inputs)
         driver = GraphDriver(
-            inputs=GraphInputs(homes, self.options.devices, self._pin_of),
+            inputs=GraphInputs(homes, self.options.devices, self._pins()),
             topology=self.topology,
             strategy=self.options.strategy,
             inner=self.inner,
@@ -123,10 +125,12 @@ class GraphCompiler:
             ) from error
         log.warning("PyTorch could not capture a graph, so it runs uncaptured: %s", reason)
         self._records.add_graph(CapturedGraph(module, homes, (), break_of(module), reason))
-        align = AlignEager(self.options.devices, self._state, self._records)
+        # Dynamo's cache holds what is returned, which must not hold the model.
+        state = (lambda: None) if self._state is None else weakref.ref(self._state)
+        devices, records = self.options.devices, self._records
 
         def run_aligned(*args: Any) -> Any:
-            with align:
+            with AlignEager(devices, state(), records):
                 return module(*args)
 
         return run_aligned
@@ -165,7 +169,7 @@ class GraphCompiler:
             found.name,
             _source_name(node),
             is_state=True,
-            slot=self._state.pin_of(found.name) if slot is None else slot,
+            slot=self._state.pins.slot_of(found.name) if slot is None else slot,
             device=value.device,
             needs_gradient=_needs_gradient(value),
             storage_key=_storage_key(value),
@@ -189,8 +193,8 @@ class GraphCompiler:
             return None
         return self.options.devices.index(device)
 
-    def _pin_of(self, name: str) -> int | None:
-        return None if self._state is None else self._state.pin_of(name)
+    def _pins(self) -> Pins:
+        return Pins() if self._state is None else self._state.pins
 
     def _resident_bytes(self) -> tuple[int, ...]:
         if self._state is None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import types
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import fx
 from torch._dynamo.exc import BackendCompilerFailed
 
 from fxdevice.align import AlignEager
@@ -21,6 +23,23 @@ from fxdevice.results import first_device, on_device
 from fxdevice.tracing import trace_device, unified_tracing
 
 __all__ = ["CallContext"]
+
+
+class _Backend:
+    """What Dynamo sees of a compiler.
+
+    Dynamo keeps every backend for good, and must not so keep the model that a compiler belongs to.
+
+    Source: torch/_dynamo/eval_frame.py, `cached_backends`.
+    """
+
+    def __init__(self, compiler: GraphCompiler) -> None:
+        self._compiler = weakref.ref(compiler)
+
+    def __call__(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        compiler = self._compiler()
+        assert compiler is not None, "the compiled model or function keeps it alive"
+        return compiler(module, inputs)
 
 
 class CallContext:
@@ -43,7 +62,7 @@ class CallContext:
         before: Callable[[], None] | None = None,
     ) -> None:
         self._options = options
-        self._compiler = compiler
+        self._backend = _Backend(compiler)
         self._align = align
         self._heard_break = records.add_break
         self._before = before
@@ -57,7 +76,7 @@ class CallContext:
         """Returns `function` compiled by Dynamo with our backend."""
         compiled: Callable[..., Any] = torch.compile(
             _with_code_of_its_own(function),
-            backend=self._compiler,
+            backend=self._backend,
             dynamic=self._options.dynamic,
             fullgraph=self._options.fullgraph,
         )

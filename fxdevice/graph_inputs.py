@@ -6,7 +6,7 @@ torch/_functorch/_aot_autograd/descriptors.py). This module is the only reader o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from torch._functorch._aot_autograd.descriptors import (
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.module_paths import ModulePaths
 from fxdevice.passes.estimate_costs import GraphInput
+from fxdevice.pins import Pins
 from fxdevice.placed_graph import NodeInfo, PlacedSlot, node_info
 from fxdevice.placement import Placement
 
@@ -59,18 +60,18 @@ class GraphInputs:
     Args:
         homes: One entry an input.
         devices: Device of every slot.
-        pin_of: Slot of a pinned module by qualified name, or None.
+        pins: The caller's device map.
     """
 
     def __init__(
         self,
         homes: Sequence[InputHome],
         devices: tuple[torch.device, ...],
-        pin_of: Callable[[str], int | None],
+        pins: Pins,
     ) -> None:
         self._homes = tuple(homes)
         self._devices = devices
-        self._pin_of = pin_of
+        self._pins = pins
         self.module_paths = ModulePaths(
             (home.expression, home.name) for home in homes if home.is_state
         )
@@ -112,7 +113,7 @@ class GraphInputs:
         found = {}
         for node in dag:
             if node.kind is NodeKind.COMPUTE and not node.is_backward and node.module:
-                slot = self._pin_of(node.module)
+                slot = self._pins.slot_of(node.module)
                 if slot is not None and node.follows is None and not node.is_recomputable:
                     found[node.name] = slot
         return found

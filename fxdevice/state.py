@@ -15,6 +15,7 @@ from torch import nn
 
 from fxdevice.errors import StateError
 from fxdevice.optimizer_state import keep_with_parameters
+from fxdevice.pins import Pins
 from fxdevice.placers.state_order import place_state_in_order
 from fxdevice.tensor_content import (
     copies_on_device,
@@ -102,7 +103,7 @@ class ModuleState:
         self._limits_bytes = limits_bytes
         self._order: Mapping[str, int] | None = None
         self._devices = devices
-        self._pins = pins
+        self.pins = Pins(pins)
         self._found: dict[int, StateTensor] = {}
         self._slot: dict[int, int] = {}
         self._home: dict[int, torch.device] = {}
@@ -141,32 +142,35 @@ class ModuleState:
         found = self._found.get(id(tensor))
         return self._slot.get(id(tensor)) if found is not None else None
 
-    def pin_of(self, name: str) -> int | None:
-        """Returns the slot to which the longest matching entry of the device map pins `name`."""
-        while True:
-            if name in self._pins:
-                return self._pins[name]
-            if not name:
-                return None
-            name = name.rpartition(".")[0]
-
     def slot_in_order(self, name: str) -> int:
         """Returns the slot of a tensor that no graph of the whole model places.
 
-        That is its pin, or else its place in contiguous stages of the whole state, balanced by
-        bytes (see `fxdevice.placers.state_order`).
+        That is its pin, or else its place in contiguous stages of all state that has no pin,
+        balanced by bytes (see `fxdevice.placers.state_order`).
 
         Raises:
             PlacementError: No such stages fit the memory limits.
         """
-        pinned = self.pin_of(name)
+        pinned = self.pins.slot_of(name)
         if pinned is not None:
             return pinned
         if self._order is None or name not in self._order:
-            self._order = place_state_in_order(
-                [(found.name, found.num_bytes) for found in self], self._limits_bytes
-            )
+            self._order = self._in_order()
         return self._order[name]
+
+    def _in_order(self) -> Mapping[str, int]:
+        free, pinned_bytes = [], [0] * len(self._devices)
+        for found in self:
+            slot = self.pins.slot_of(found.name)
+            if slot is None:
+                free.append((found.name, found.num_bytes))
+            else:
+                pinned_bytes[slot] += found.num_bytes
+        limits_bytes = [
+            None if limit is None else max(0, limit - taken)
+            for limit, taken in zip(self._limits_bytes, pinned_bytes, strict=False)
+        ]
+        return place_state_in_order(free, limits_bytes)
 
     def resident_bytes(self) -> tuple[int, ...]:
         """Returns the bytes of resident state on every slot."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -210,3 +212,35 @@ def test_buffer_that_is_one_float64() -> None:
 
     x = torch.randn(4, 8, dtype=torch.float64)
     assert_trains_alike(Scaled(), x, device_map=APART, fullgraph=True)
+
+
+def test_module_converted_in_forward() -> None:
+    """Asked whether `.data` can be set, a parameter that no graph had used yet was moved away."""
+
+    class Router(TwoLinears):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            self.second = self.second.to(torch.float32)
+            result: Tensor = self.second(hidden.to(torch.float32))
+            return result
+
+    module, x = Router().double(), torch.randn(4, 8, dtype=torch.float64)
+    placed = compiled(module, device_map=APART)
+    with torch.no_grad():
+        assert_same(placed(x), module(x))
+
+
+@pytest.mark.parametrize("trains", [False, True])
+def test_compiled_model_that_is_given_up_is_freed(trains: bool) -> None:
+    """Dynamo keeps every backend and every compiled graph of a live code object; both held it."""
+
+    def use() -> weakref.ref[nn.Module]:
+        model = compiled(Chain(), device_map=APART)
+        result = model(torch.randn(4, 8))
+        if trains:
+            result.sum().backward()
+        return weakref.ref(model)
+
+    given_up = use()
+    gc.collect()
+    assert given_up() is None

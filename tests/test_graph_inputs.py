@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.graph_inputs import GraphInputs, InputHome, input_index
+from fxdevice.pins import Pins
 from fxdevice.placed_graph import NodeInfo, set_node_info
 from fxdevice.placement import Placement
 
@@ -88,7 +89,7 @@ def homes_of(graph: fx.Graph) -> list[InputHome]:
 
 
 def make(homes: Sequence[InputHome], pins: dict[str, int] | None = None) -> GraphInputs:
-    return GraphInputs(homes, CUDA, (pins or {}).get)
+    return GraphInputs(homes, CUDA, Pins(pins or {}))
 
 
 def by_name(graph: fx.Graph, homes: Sequence[InputHome]) -> dict[str, str]:
@@ -230,4 +231,5 @@ def test_pinned_modules_pin_their_forward_operations() -> None:
             node("back", "a", inputs=("a1",), is_backward=True),
         )
     )
-    assert make([], {"a": 1, "": 0}).pinned_nodes(dag) == {"a1": 1}
+    assert make([], {"a": 1}).pinned_nodes(dag) == {"a1": 1}
+    assert make([], {"a": 1, "": 0}).pinned_nodes(dag) == {"a1": 1, "b1": 0}

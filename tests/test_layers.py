@@ -55,6 +55,7 @@ LAYERS = (
     # No torch from here on: decisions are plain Python over plain data.
     "placers",
     "placement",
+    "pins",
     "costs",
     "dag",
     "topology",
@@ -66,6 +67,7 @@ NO_TORCH = LAYERS[LAYERS.index("placers") :]
 # below the named part counts as a use of it.
 PRIVATE_TORCH = {
     ("align", "torch._C.TensorBase"): "the setters of Tensor.data and Tensor.grad",
+    ("align", "torch._has_compatible_shallow_copy_type"): "nn.Module.to asks it of two devices",
     ("backend", "torch._dynamo.exc"): "which exceptions are Dynamo's own control flow",
     ("backward_context", "torch._C._get_obj_in_tls"): "the context that autograd stashed",
     ("backward_context", "torch._C._is_key_in_tls"): "whether autograd stashed one",

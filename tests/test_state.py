@@ -124,12 +124,12 @@ def test_what_shares_storage_moves_along_and_goes_on_sharing() -> None:
 )
 def test_the_longest_pin_wins(name: str, slot: int | None) -> None:
     state = make(nn.Module(), {"layers": 0, "layers.1": 1, "layers.1.mlp": 0})
-    assert state.pin_of(name) == slot
+    assert state.pins.slot_of(name) == slot
 
 
 def test_the_whole_model_can_be_pinned() -> None:
     state = make(nn.Module(), {"": 1, "head": 0})
-    assert (state.pin_of("embed.weight"), state.pin_of("head.weight")) == (1, 0)
+    assert (state.pins.slot_of("embed.weight"), state.pins.slot_of("head.weight")) == (1, 0)
 
 
 def test_state_in_order_is_cut_once_by_bytes() -> None:
@@ -137,6 +137,9 @@ def test_state_in_order_is_cut_once_by_bytes() -> None:
     state = make(module, {"3.bias": 0})
     slots = [state.slot_in_order(name) for name, _ in module.named_parameters()]
     assert slots == [0, 0, 0, 0, 1, 1, 1, 0]
+    # What is pinned takes its part of the limit, and of nothing else.
+    tight = ModuleState(module, DEVICES, {"3": 0}, (80, 240))
+    assert [tight.slot_in_order(f"{layer}.weight") for layer in range(4)] == [1, 1, 1, 0]
     limited = ModuleState(module, DEVICES, {}, (100, 100))
     with pytest.raises(PlacementError, match="bytes"):
         limited.slot_in_order("0.weight")

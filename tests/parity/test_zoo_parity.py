@@ -74,6 +74,9 @@ CAPTURE_DIFFERS = {"dinov2": 1e-4, "blip_2": 1e-4}
 if torch.__version__ < "2.13":
     CAPTURE_DIFFERS["bart"] = 1e-4  # not in 2.13; seen in 2.11
 
+# Eager float32 itself differs from eager float64 by 6e-5 in its gradients: the order in which the
+# graphs' contributions are added shows.
+ILL_CONDITIONED = {"idefics3": 1e-4}
 
 # Their linear attention computes in float32, whatever the weights are.
 FLOAT32_INSIDE = {"minicpmv4_6", "qwen3_next"}
@@ -98,6 +101,8 @@ def _check(example: Example, num_devices: int, dtype: torch.dtype) -> tuple[nn.M
     devices = [f"fxsim:{index}" for index in range(num_devices)]
     fxdevice.compile(placed, devices, inner="eager")
     tolerance = max(TOLERANCE[dtype], CAPTURE_DIFFERS.get(example.name, 0.0))
+    if dtype == torch.float32:
+        tolerance = max(tolerance, ILL_CONDITIONED.get(example.name, 0.0))
     if example.name in FLOAT32_INSIDE:
         tolerance = max(tolerance, TOLERANCE[torch.float32])
 
