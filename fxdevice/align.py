@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxdevice.autograd_functions import pop_handler, push_handler
 from fxdevice.records import Records
+from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
 from fxdevice.untraced import not_traced, skip_as_frame
 
@@ -141,7 +142,7 @@ class AlignEager(TorchFunctionMode):
             return home
         on_slots = [t for t in placed if t.device.type != "cpu"] or placed
         resident = [t for t in on_slots if self._slot_of(t) is not None]
-        return max(resident or on_slots, key=_num_bytes).device
+        return max(resident or on_slots, key=tensor_bytes).device
 
     def _make_resident(self, tensors: Sequence[torch.Tensor]) -> torch.device | None:
         """Places state that no graph has placed; returns where the largest of it is now."""
@@ -252,7 +253,3 @@ def _is_lengths(value: object) -> bool:
     if not isinstance(value, torch.Tensor):
         return False
     return value.dtype == torch.int64 and value.device.type == "cpu"
-
-
-def _num_bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

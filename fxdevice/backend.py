@@ -1,16 +1,10 @@
-"""The torch.compile backend: Dynamo's graph -> AOTAutograd -> driver.
-
-`GraphCompiler` compiles the graphs of one model. `fxdevice_backend` is the entry point for
-`torch.compile(model, backend="fxdevice", options={...})`, where the model's state is not ours to
-move: it stays with the caller, and copies on the slots are refreshed when it changes.
-"""
+"""The compiler that Dynamo calls: Dynamo's graph -> AOTAutograd -> driver."""
 
 from __future__ import annotations
 
-import inspect
 import logging
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,19 +16,20 @@ from torch._dynamo.exc import RestartAnalysis, SkipFrame
 from fxdevice.align import AlignEager
 from fxdevice.backward_context import with_backward_context
 from fxdevice.driver import GraphDriver
-from fxdevice.errors import CaptureError, CompileOptionError, FxDeviceError
+from fxdevice.errors import CaptureError, FxDeviceError
 from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
 from fxdevice.module_paths import input_name
-from fxdevice.options import CompileOptions, make_options
+from fxdevice.options import CompileOptions
 from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.runtime.inner import InnerCompiler, make_inner
+from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
 from fxdevice.topology import Slot, Topology
 from fxdevice.tracing import trace_device, unified_tracing
 
-__all__ = ["GraphCompiler", "fxdevice_backend"]
+__all__ = ["GraphCompiler"]
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +138,7 @@ class GraphCompiler:
         if state is None or len(self.topology.slots) == 1 or self.options.strategy == "single":
             return homes
         fresh = [i for i, home in enumerate(homes) if home.is_state and home.slot is None]
-        here_bytes = sum(_num_bytes(example_inputs[i]) for i in fresh)
+        here_bytes = sum(tensor_bytes(example_inputs[i]) for i in fresh)
         unplaced_bytes = sum(found.num_bytes for found in state.unplaced())
         self._comes_in_pieces |= here_bytes < _WHOLE_MODEL * unplaced_bytes
         if self._comes_in_pieces:
@@ -202,39 +197,6 @@ class GraphCompiler:
         return self._state.resident_bytes()
 
 
-def fxdevice_backend(
-    module: fx.GraphModule,
-    example_inputs: Sequence[Any],
-    *,
-    options: Mapping[str, Any] | None = None,
-    mode: str | None = None,
-) -> Callable[..., Any]:
-    """Compiles one graph for `torch.compile(model, backend="fxdevice", options=options)`.
-
-    Args:
-        module: Dynamo's graph.
-        example_inputs: Its inputs.
-        options: Keyword arguments of `fxdevice.compile` (`devices`, `strategy`, ...).
-        mode: Not used by fxdevice; must be None.
-
-    Raises:
-        CompileOptionError: An option is unknown or unusable.
-    """
-    if mode is not None:
-        raise CompileOptionError(f"backend 'fxdevice' has no modes; found mode={mode!r}")
-    given = dict(options or {})
-    known = [p for p in inspect.signature(make_options).parameters if p not in _FRONT_END_OPTIONS]
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise CompileOptionError(f"unknown options {unknown}; expected some of {known}")
-    checked = make_options(given.pop("devices", None), **given)
-    return GraphCompiler(checked, None, Records())(module, example_inputs)
-
-
-_FRONT_END_OPTIONS = ("dynamic", "fullgraph", "device_map", "output_device")
-"""What `torch.compile` itself decides, or what needs a module."""
-
-
 def topology_of(options: CompileOptions) -> Topology:
     """Returns the slots of `options` as the placers see them."""
     limits = options.memory_bytes or (None,) * len(options.devices)
@@ -261,10 +223,6 @@ def _inputs(module: fx.GraphModule, example_inputs: Sequence[Any]) -> list[tuple
 def _needs_gradient(value: torch.Tensor) -> bool:
     """Returns whether a gradient may be asked of `value`; Dynamo restores the caller's mode."""
     return value.requires_grad and torch.is_grad_enabled()
-
-
-def _num_bytes(value: torch.Tensor) -> int:
-    return value.numel() * value.element_size()
 
 
 def _storage_key(value: torch.Tensor) -> int | None:

@@ -131,11 +131,11 @@ class GraphDriver:
         pins = {name: found.slot for name, found in known.items() if found.slot is not None}
         pins |= self.inputs.pinned_nodes(self._dag)
         problem = PlacementProblem(self._dag, self.topology, self._costs, pins, self.resident_bytes)
-        placement = placer_named(self._strategy(problem))(problem)
+        placement = placer_named(self._strategy())(problem)
         self._record_state(graph, placement)
         assign_slots(graph, placement, self.inputs.located(graph, placement))
 
-    def _strategy(self, problem: PlacementProblem) -> str:
+    def _strategy(self) -> str:
         if self.strategy != "auto":
             return self.strategy
         return "single" if len(self.topology.slots) == 1 else "pipeline"

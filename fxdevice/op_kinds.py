@@ -17,6 +17,7 @@ __all__ = [
     "argument_is_device",
     "has_tensor_value",
     "is_effectful",
+    "is_getitem",
     "is_mutating",
     "is_operator",
     "is_random",
@@ -57,13 +58,18 @@ def view_base(node: fx.Node) -> fx.Node | None:
     """
     if node.op != "call_function":
         return None
-    if node.target is operator.getitem:
+    if is_getitem(node):
         source = node.args[0]
         assert isinstance(source, fx.Node)
         return source if view_base(source) is not None else None
     if node.target in _UNDECLARED_VIEWS or (is_operator(node.target) and node.target.is_view):
         return next(iter(node.all_input_nodes), None)
     return None
+
+
+def is_getitem(node: fx.Node) -> bool:
+    """Returns whether `node` takes an element of another node's tuple."""
+    return node.op == "call_function" and node.target is operator.getitem
 
 
 def is_storage_view(node: fx.Node) -> bool:

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["content_bytes", "is_non_overlapping", "same_sizes", "size_hint", "span_elements"]
+__all__ = [
+    "content_bytes",
+    "is_non_overlapping",
+    "same_sizes",
+    "size_hint",
+    "span_elements",
+    "tensor_bytes",
+]
 
 _UNKNOWN = 4096
 """Stands for a size that depends on data and has no hint; only estimates are made from it."""
@@ -55,6 +62,11 @@ def is_non_overlapping(value: torch.Tensor) -> bool:
     return True
 
 
+def tensor_bytes(value: torch.Tensor) -> int:
+    """Returns the bytes of the elements of `value`."""
+    return size_hint(value.numel()) * value.element_size()
+
+
 def content_bytes(value: torch.Tensor) -> int:
     """Returns the bytes that a transfer of `value` moves.
 
@@ -62,7 +74,7 @@ def content_bytes(value: torch.Tensor) -> int:
     tensor counts as its base.
     """
     if value.layout != torch.strided:
-        return size_hint(value.numel()) * value.element_size()
+        return tensor_bytes(value)
     sizes, strides = _layout(value)
     num_elements = 1
     for size in sizes:

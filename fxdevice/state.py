@@ -17,6 +17,7 @@ from fxdevice.errors import StateError
 from fxdevice.optimizer_state import keep_with_parameters
 from fxdevice.pins import Pins
 from fxdevice.placers.state_order import place_state_in_order
+from fxdevice.sizes import tensor_bytes
 from fxdevice.tensor_content import (
     copies_on_device,
     is_movable,
@@ -44,7 +45,7 @@ class StateTensor:
     @property
     def num_bytes(self) -> int:
         """Size of its content."""
-        return self.tensor.numel() * self.tensor.element_size()
+        return tensor_bytes(self.tensor)
 
 
 def state_tensors(module: nn.Module) -> Iterator[StateTensor]:

@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.op_kinds import is_getitem
 from fxdevice.passes.recompute import is_recomputable
-from fxdevice.sizes import size_hint
+from fxdevice.sizes import size_hint, tensor_bytes
 
 __all__ = ["GraphInput", "backward_nodes", "estimate_costs", "num_bytes"]
 
@@ -107,7 +108,7 @@ def num_bytes(node: fx.Node) -> int:
 def _tensor_bytes(value: object) -> int:
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         return 0
-    return size_hint(value.numel()) * value.element_size()
+    return tensor_bytes(value)
 
 
 def _input_node(node: fx.Node, known: GraphInput | None) -> DagNode:
@@ -138,11 +139,6 @@ def _followed(node: fx.Node, forward_of: Mapping[int, fx.Node]) -> str | None:
         return node.all_input_nodes[0].name
     forward = forward_of.get(node.meta.get("seq_nr", -1))
     return None if forward is None else forward.name
-
-
-def is_getitem(node: fx.Node) -> bool:
-    """Returns whether `node` takes an element of another node's tuple."""
-    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
 
 
 def _flops(node: fx.Node) -> int:

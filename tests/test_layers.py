@@ -23,6 +23,7 @@ LAYERS = (
     "preflight",
     "stale_guards",
     "results",
+    "entry_point",
     "backend",
     "backward_context",
     "align",

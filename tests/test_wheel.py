@@ -82,7 +82,9 @@ def test_wheel_has_the_entry_point_and_the_license(wheel: Path) -> None:
     entry_points = next(
         text for name, text in contents.items() if name.endswith("entry_points.txt")
     )
-    assert "[torch_dynamo_backends]\nfxdevice = fxdevice.backend:fxdevice_backend" in entry_points
+    assert (
+        "[torch_dynamo_backends]\nfxdevice = fxdevice.entry_point:fxdevice_backend" in entry_points
+    )
     assert any(name.endswith("/LICENSE") for name in contents)
 
 
