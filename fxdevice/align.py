@@ -11,13 +11,19 @@ others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
+from fxdevice.alignment import (
+    CROSSES_DEVICES,
+    align_arguments,
+    tensors_in,
+    written_argument,
+)
 from fxdevice.autograd_functions import pop_handler, push_handler
 from fxdevice.records import Records
 from fxdevice.sizes import tensor_bytes
@@ -25,40 +31,6 @@ from fxdevice.state import ModuleState
 from fxdevice.untraced import not_traced, skip_as_frame
 
 __all__ = ["AlignEager"]
-
-_CROSSES_DEVICES = frozenset(
-    {
-        torch.Tensor.to,
-        torch.Tensor.copy_,
-        torch.Tensor.type_as,
-        torch.Tensor.set_,
-        vars(torch._C.TensorBase)["data"].__set__,
-        vars(torch._C.TensorBase)["grad"].__set__,
-        torch.Tensor.backward,
-        torch.autograd.backward,
-        torch.autograd.grad,
-        # Questions about two tensors as they are.
-        torch._has_compatible_shallow_copy_type,
-        torch.Tensor.is_set_to,
-        torch.Tensor.is_same_size,
-        torch.is_same_size,
-    }
-)
-"""Functions that are legal for tensors on several devices, or whose very purpose is to cross."""
-
-_READS_CPU_INDICES = frozenset({torch.Tensor.__getitem__, torch.Tensor.__setitem__})
-"""Functions whose index tensors may be on the CPU."""
-
-_LENGTHS_ON_CPU: Mapping[str, int] = {
-    "_pack_padded_sequence": 1,
-    "_pad_packed_sequence": 1,
-    "lstm": 1,
-    "gru": 1,
-    "rnn_tanh": 1,
-    "rnn_relu": 1,
-}
-"""Position of an argument that PyTorch wants on the CPU when it is an integer tensor."""
-
 
 _NUMPY_NAMES: Mapping[str, str] = {"div": "truediv", "remainder": "mod"}
 """Operators whose name in NumPy is not that of Tensor's method."""
@@ -111,8 +83,8 @@ class AlignEager(TorchFunctionMode):
     def _run_aligned(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        tensors = list(_tensors((args, kwargs)))
-        if len(tensors) < 2 or func in _CROSSES_DEVICES:
+        tensors = list(tensors_in((args, kwargs)))
+        if len(tensors) < 2 or func in CROSSES_DEVICES:
             return func(*args, **kwargs)
         self._records.num_eager_operations += 1
         self._records.eager_state.update(
@@ -120,7 +92,8 @@ class AlignEager(TorchFunctionMode):
         )
         home = self._home(func, args, kwargs, tensors)
         if home is not None:
-            args, kwargs = self._aligned(func, args, kwargs, home)
+            args, kwargs, num_moved = align_arguments(func, args, kwargs, home)
+            self._records.num_alignments += num_moved
         return func(*args, **kwargs)
 
     def _home(
@@ -135,7 +108,7 @@ class AlignEager(TorchFunctionMode):
         placed = [t for t in tensors if t.dim() > 0 or t.device.type != "cpu"]
         if home is None and len({t.device for t in placed}) < 2:
             return None
-        written = _written(func, args, kwargs)
+        written = written_argument(func, args, kwargs)
         if written is not None:
             return written.device
         if home is not None:
@@ -163,93 +136,5 @@ class AlignEager(TorchFunctionMode):
     def _slot_of(self, tensor: torch.Tensor) -> int | None:
         return None if self._state is None else self._state.slot_of(tensor)
 
-    def _aligned(
-        self,
-        func: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        home: torch.device,
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        name = getattr(func, "__name__", "")
-
-        def moved(tensor: torch.Tensor) -> torch.Tensor:
-            if tensor.device == home or (tensor.dim() == 0 and tensor.device.type == "cpu"):
-                return tensor
-            self._records.num_alignments += 1
-            return tensor.to(home)
-
-        def stays(position: int, arg: object) -> bool:
-            if position == _LENGTHS_ON_CPU.get(name):
-                return _is_lengths(arg)
-            # Indices on the CPU are legal; an index on another slot is not.
-            return position == 1 and func in _READS_CPU_INDICES and _all_on_cpu(arg)
-
-        new_args = tuple(
-            arg if stays(i, arg) else _mapped(arg, moved) for i, arg in enumerate(args)
-        )
-        return new_args, {key: _mapped(value, moved) for key, value in kwargs.items()}
-
 
 skip_as_frame(AlignEager.__torch_function__)
-
-
-def _written(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> torch.Tensor | None:
-    """Returns the tensor that `func` writes in place, or None."""
-    out = next(_tensors(kwargs.get("out")), None)
-    if out is not None:
-        return out
-    name = getattr(func, "__name__", "")
-    if name in _WRITES_STATISTICS and len(args) > 1 and isinstance(args[1], torch.Tensor):
-        return args[1]
-    is_special = name.startswith("__") and name.endswith("__")
-    in_place = name in _IN_PLACE_SPECIALS or (name.endswith("_") and not is_special)
-    in_place = in_place or func is torch.Tensor.__getitem__ or kwargs.get("inplace") is True
-    if in_place and args and isinstance(args[0], torch.Tensor):
-        return args[0]
-    return None
-
-
-_IN_PLACE_SPECIALS = frozenset(
-    {"__setitem__", *(f"__i{op}__" for op in ("add", "sub", "mul", "truediv", "floordiv", "mod"))}
-    | {f"__i{op}__" for op in ("pow", "and", "or", "xor", "lshift", "rshift", "matmul")}
-)
-
-
-_WRITES_STATISTICS = frozenset({"batch_norm", "instance_norm"})
-"""Functions that update running statistics, their second argument, in place."""
-
-
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors(item)
-
-
-def _mapped(value: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """Applies `change` to the tensors in plain tuples, lists and dicts."""
-    if isinstance(value, torch.Tensor):
-        return change(value)
-    if type(value) in (tuple, list, torch.Size):
-        return type(value)(_mapped(item, change) for item in value)
-    if type(value) is dict:
-        return {key: _mapped(item, change) for key, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(_mapped(item, change) for item in value))
-    return value
-
-
-def _all_on_cpu(value: object) -> bool:
-    return all(t.device.type == "cpu" for t in _tensors(value))
-
-
-def _is_lengths(value: object) -> bool:
-    if not isinstance(value, torch.Tensor):
-        return False
-    return value.dtype == torch.int64 and value.device.type == "cpu"

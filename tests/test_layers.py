@@ -27,6 +27,7 @@ LAYERS = (
     "backend",
     "backward_context",
     "align",
+    "alignment",
     "autograd_functions",
     "state",
     "tensor_content",
@@ -67,8 +68,8 @@ NO_TORCH = LAYERS[LAYERS.index("placers") :]
 # Which module uses which private part of PyTorch, and why no public one does. A use of anything
 # below the named part counts as a use of it.
 PRIVATE_TORCH = {
-    ("align", "torch._C.TensorBase"): "the setters of Tensor.data and Tensor.grad",
-    ("align", "torch._has_compatible_shallow_copy_type"): "nn.Module.to asks it of two devices",
+    ("alignment", "torch._C.TensorBase"): "the setters of Tensor.data and Tensor.grad",
+    ("alignment", "torch._has_compatible_shallow_copy_type"): "nn.Module.to asks it of two devices",
     ("backend", "torch._dynamo.exc"): "which exceptions are Dynamo's own control flow",
     ("backward_context", "torch._C._get_obj_in_tls"): "the context that autograd stashed",
     ("backward_context", "torch._C._is_key_in_tls"): "whether autograd stashed one",
