@@ -45,6 +45,9 @@ class AlignedMethod:
 
     @not_traced_itself
     def _call(self, *args: Any, **kwargs: Any) -> Any:
+        # In this frame, because Dynamo would compile another one of ours inside of a call.
+        if self._context.is_aligned():
+            return self._method(*args, **kwargs)
         return self._context.call_method(self._method, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:

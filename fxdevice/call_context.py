@@ -72,6 +72,10 @@ class CallContext:
         """Returns whether this thread is inside a call."""
         return getattr(self._thread, "active", False)
 
+    def is_aligned(self) -> bool:
+        """Returns whether this thread is inside a call or a method."""
+        return getattr(self._thread, "aligned", False)
+
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns `function` compiled by Dynamo with our backend."""
         compiled: Callable[..., Any] = torch.compile(
@@ -102,8 +106,6 @@ class CallContext:
 
         Its result comes to the output device, as that of a call does.
         """
-        if self.is_active() or self._is_aligned():
-            return method(*args, **kwargs)
         home = self._options.output_device or first_device((args, kwargs))
         with self._aligned():
             result = method(*args, **kwargs)
@@ -131,13 +133,10 @@ class CallContext:
         finally:
             self._thread.active = False
 
-    def _is_aligned(self) -> bool:
-        return getattr(self._thread, "aligned", False)
-
     @contextlib.contextmanager
     def _aligned(self) -> Iterator[None]:
         # Entered once a thread: Dynamo compiles anew for another stack of modes.
-        if self._is_aligned():
+        if self.is_aligned():
             yield
             return
         self._thread.aligned = True
