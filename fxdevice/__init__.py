@@ -3,10 +3,12 @@
 model = fxdevice.compile(model, devices=[0, 1])
 out = model(**inputs)
 print(fxdevice.report(model))
+print(fxdevice.check(eager_model, **inputs))
 """
 
 from fxdevice import sim
 from fxdevice.api import compile, report, restore
+from fxdevice.check import Diagnosis, check
 from fxdevice.errors import (
     CaptureError,
     CompileOptionError,
@@ -22,11 +24,13 @@ __all__ = [
     "CaptureError",
     "CompileOptionError",
     "DeviceError",
+    "Diagnosis",
     "FxDeviceError",
     "PlacementError",
     "Report",
     "StateError",
     "VerificationError",
+    "check",
     "compile",
     "report",
     "restore",

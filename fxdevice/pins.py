@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeVar
 
-__all__ = ["Pins"]
+__all__ = ["Pins", "longest_match"]
+
+Place = TypeVar("Place")
+
+
+def longest_match(places: Mapping[str, Place], name: str) -> Place | None:
+    """Returns the place of the longest entry that `name` is or is inside of, or None."""
+    while True:
+        if name in places:
+            return places[name]
+        if not name:
+            return None
+        name = name.rpartition(".")[0]
 
 
 @dataclass(frozen=True)
@@ -26,9 +39,4 @@ class Pins:
         >>> pins.slot_of("encoder.layers.1.weight"), pins.slot_of("head.weight")
         (1, None)
         """
-        while True:
-            if name in self.slots:
-                return self.slots[name]
-            if not name:
-                return None
-            name = name.rpartition(".")[0]
+        return longest_match(self.slots, name)

@@ -15,6 +15,8 @@ MAX_LINES = 300
 # Top to bottom. A module may import from its own line and from the lines below it.
 LAYERS = (
     "__init__",
+    "cli",
+    "check",
     "api",
     "report",
     "model",
@@ -75,6 +77,8 @@ PRIVATE_TORCH = {
     ("backward_context", "torch._C._is_key_in_tls"): "whether autograd stashed one",
     ("backward_context", "torch._C._stash_obj_in_tls"): "a copy of it for one backward graph",
     ("call_context", "torch._dynamo.exc"): "carries the errors of a backend out of Dynamo",
+    ("check.fake", "torch._subclasses.fake_tensor"): "tensors on devices that need not exist",
+    ("check.fake", "torch.utils._pytree.tree_map_only"): "tensors in nested arguments",
     ("cut", "torch._functorch.partitioners.default_partition"): "cuts forward from backward",
     ("graph_breaks", "torch._dynamo.symbolic_convert"): "where Dynamo logs every graph break",
     ("graph_inputs", "torch._functorch._aot_autograd.descriptors"): "what a graph's input is",

@@ -241,6 +241,9 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   // The composite kernel rounds half-precision results once more.
   m.impl("addr", host_kernel());
   m.impl("addr.out", host_kernel());
+  // With a result given, they compute the losses of all elements in it first and warn of that.
+  m.impl("mse_loss", host_kernel());
+  m.impl("smooth_l1_loss", host_kernel());
 }
 
 }  // namespace fxsim
