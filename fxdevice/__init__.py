@@ -15,6 +15,7 @@ from fxdevice.errors import (
     DeviceError,
     FxDeviceError,
     PlacementError,
+    RepairError,
     StateError,
     VerificationError,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "Diagnosis",
     "FxDeviceError",
     "PlacementError",
+    "RepairError",
     "Report",
     "StateError",
     "VerificationError",

@@ -83,6 +83,10 @@ class AlignEager(TorchFunctionMode):
     def _run_aligned(
         self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        if _moves_to_cpu(func, args):
+            result = func(*args, **kwargs)
+            self._records.kept_on_cpu.add(result)
+            return result
         tensors = list(tensors_in((args, kwargs)))
         if len(tensors) < 2 or func in CROSSES_DEVICES:
             return func(*args, **kwargs)
@@ -135,6 +139,10 @@ class AlignEager(TorchFunctionMode):
 
     def _slot_of(self, tensor: torch.Tensor) -> int | None:
         return None if self._state is None else self._state.slot_of(tensor)
+
+
+def _moves_to_cpu(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    return func is torch.Tensor.cpu or (func is torch.Tensor.to and args[1:2] == ("cpu",))
 
 
 skip_as_frame(AlignEager.__torch_function__)

@@ -30,6 +30,7 @@ def compile(
     output_device: DeviceLike | None = None,
     dynamic: bool | None = None,
     fullgraph: bool = False,
+    repair: str = "warn",
 ) -> ModelT:
     """Puts a model on several devices.
 
@@ -51,6 +52,9 @@ def compile(
         output_device: Where results go; None means where the inputs came from.
         dynamic: As in `torch.compile`.
         fullgraph: As in `torch.compile`.
+        repair: What to do where the model's code would mix devices (a hard-coded device, a tensor
+            made without `device=`, a tensor that is no buffer): "warn" puts it right and says so
+            once, "silent" only lists it in the report, "error" refuses.
 
     Returns:
         The same module, or a callable in place of a function.
@@ -79,6 +83,7 @@ def compile(
         output_device=output_device,
         dynamic=dynamic,
         fullgraph=fullgraph,
+        repair=repair,
     )
     if isinstance(model, nn.Module):
         check_module(model, options)

@@ -16,13 +16,14 @@ from torch._dynamo.exc import RestartAnalysis, SkipFrame
 from fxdevice.align import AlignEager
 from fxdevice.backward_context import with_backward_context
 from fxdevice.driver import GraphDriver
-from fxdevice.errors import CaptureError, FxDeviceError
+from fxdevice.errors import CaptureError, FxDeviceError, RepairError
 from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
 from fxdevice.module_paths import input_name
 from fxdevice.options import CompileOptions
 from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
+from fxdevice.repairs import outputs_on_cpu, repairs_in
 from fxdevice.runtime.inner import InnerCompiler, make_inner
 from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
@@ -66,6 +67,7 @@ class GraphCompiler:
             self._state.refresh()
         homes = [self._home(node, value) for node, value in _inputs(module, example_inputs)]
         homes = self._in_state_order(homes, example_inputs)
+        self._note_repairs(module.graph, homes)
         driver = GraphDriver(
             inputs=GraphInputs(homes, self.options.devices, self._pins()),
             topology=self.topology,
@@ -86,7 +88,7 @@ class GraphCompiler:
                 (example_inputs[index], slot) for index, slot in driver.state_slots.items()
             )
         self._records.add_graph(CapturedGraph(module, homes, driver.lowered, break_of(module)))
-        return with_backward_context(compiled)
+        return with_backward_context(self._leaving_cpu_results(module.graph, compiled))
 
     def _capture(
         self, module: fx.GraphModule, example_inputs: Sequence[Any], driver: GraphDriver
@@ -102,6 +104,23 @@ class GraphCompiler:
                 decompositions=self.inner.decompositions,
             )
         return compiled
+
+    def _leaving_cpu_results(
+        self, graph: fx.Graph, compiled: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        """Makes `.cpu()` true for what leaves the graph; inside of it, it says nothing."""
+        on_cpu, kept = outputs_on_cpu(graph), self._records.kept_on_cpu
+        if not on_cpu:
+            return compiled
+
+        def run(*args: Any) -> Any:
+            outputs = list(compiled(*args))
+            for index in on_cpu:
+                outputs[index] = outputs[index].cpu()
+                kept.add(outputs[index])
+            return outputs
+
+        return run
 
     def _uncaptured(
         self, module: fx.GraphModule, homes: Sequence[InputHome], error: Exception
@@ -129,6 +148,28 @@ class GraphCompiler:
                 return module(*args)
 
         return run_aligned
+
+    def _note_repairs(self, graph: fx.Graph, homes: Sequence[InputHome]) -> None:
+        """Lists what eager code would get wrong.
+
+        Raises:
+            RepairError: The options forbid to put it right.
+        """
+        attributes = frozenset() if self._state is None else self._state.attribute_names()
+        found = repairs_in(graph, homes, attributes)
+        if not found:
+            return
+        lines = "".join(f"\n  {repair}" for repair in found)
+        if self.options.repair == "error":
+            raise RepairError(
+                f'repair="error", and this code would mix devices:{lines}\nChange it, or let '
+                f'fxdevice put it right with repair="warn"'
+            )
+        if self.options.repair == "warn" and not self._records.repairs:
+            log.warning(
+                "put right, and listed in fxdevice.report(model).repairs from here on:%s", lines
+            )
+        self._records.add_repairs(found)
 
     def _in_state_order(
         self, homes: list[InputHome], example_inputs: Sequence[Any]

@@ -49,7 +49,7 @@ class CallContext:
         options: Checked options.
         compiler: Compiles the graphs.
         align: Aligns eager code.
-        records: Remembers graph breaks.
+        records: Remembers graph breaks, and results that stay on the CPU.
         before: Called before each call.
     """
 
@@ -65,6 +65,7 @@ class CallContext:
         self._backend = _Backend(compiler)
         self._align = align
         self._heard_break = records.add_break
+        self._kept = records.kept_on_cpu
         self._before = before
         self._thread = threading.local()
 
@@ -99,7 +100,7 @@ class CallContext:
             if isinstance(inner, (FxDeviceError, torch.OutOfMemoryError)):
                 raise inner from None
             raise
-        return result if home is None else on_device(result, home)
+        return result if home is None else on_device(result, home, self._kept)
 
     def call_method(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Runs a method of the model as eager code, aligned; the modules that it calls run placed.
@@ -109,7 +110,7 @@ class CallContext:
         home = self._options.output_device or first_device((args, kwargs))
         with self._aligned():
             result = method(*args, **kwargs)
-        return result if home is None else on_device(result, home)
+        return result if home is None else on_device(result, home, self._kept)
 
     def recompute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Runs a call of an activation checkpoint in backward: as it ran in forward.

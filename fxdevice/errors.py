@@ -13,6 +13,7 @@ __all__ = [
     "DeviceError",
     "FxDeviceError",
     "PlacementError",
+    "RepairError",
     "StateError",
     "VerificationError",
 ]
@@ -40,6 +41,10 @@ class StateError(FxDeviceError, RuntimeError):
 
 class CaptureError(FxDeviceError, RuntimeError):
     """A graph could not be captured and `fullgraph=True` forbids to run it uncaptured."""
+
+
+class RepairError(FxDeviceError, RuntimeError):
+    """The model's code mixes devices and `repair="error"` forbids to put it right."""
 
 
 class VerificationError(FxDeviceError, AssertionError):

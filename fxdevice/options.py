@@ -19,6 +19,8 @@ __all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes"]
 
 InnerLike: TypeAlias = str | Callable[..., Any]
 
+_REPAIR = ("warn", "silent", "error")
+
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGTP", start=1)}
 _UNITS |= {f"{letter}IB": 1024**power for power, letter in enumerate("KMGTP", start=1)}
@@ -37,6 +39,7 @@ class CompileOptions:
         output_device: Where results go; None for where the inputs came from.
         dynamic: As in `torch.compile`.
         fullgraph: As in `torch.compile`: refuse graph breaks.
+        repair: "warn", "silent" or "error": what to do where eager code would mix devices.
     """
 
     devices: tuple[torch.device, ...]
@@ -47,6 +50,7 @@ class CompileOptions:
     output_device: torch.device | None = None
     dynamic: bool | None = None
     fullgraph: bool = False
+    repair: str = "warn"
 
 
 def make_options(
@@ -59,6 +63,7 @@ def make_options(
     output_device: DeviceLike | None = None,
     dynamic: bool | None = None,
     fullgraph: bool = False,
+    repair: str = "warn",
 ) -> CompileOptions:
     """Returns checked options. The arguments are those of `fxdevice.compile`.
 
@@ -74,6 +79,8 @@ def make_options(
     for name, flag in (("dynamic", dynamic), ("fullgraph", fullgraph)):
         if not isinstance(flag, bool) and not (flag is None and name == "dynamic"):
             raise TypeError(f"{name} must be True or False; found {flag!r}")
+    if repair not in _REPAIR:
+        raise CompileOptionError(f"unknown repair={repair!r}; expected one of {list(_REPAIR)}")
     if not (inner is None or isinstance(inner, str) or callable(inner)):
         raise TypeError(
             f"inner must be the name of a Dynamo backend or a callable; found {inner!r}"
@@ -87,6 +94,7 @@ def make_options(
         output_device=None if output_device is None else resolve_device(output_device),
         dynamic=dynamic,
         fullgraph=fullgraph,
+        repair=repair,
     )
 
 

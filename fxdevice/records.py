@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from torch import fx
 
 from fxdevice.driver import LoweredGraph
 from fxdevice.graph_inputs import InputHome, input_index
+from fxdevice.repairs import Repair
+from fxdevice.results import KeptOnCpu
 
 __all__ = ["CapturedGraph", "Records"]
 
@@ -51,6 +53,8 @@ class Records:
         num_alignments: Arguments that were transferred for them.
         eager_state: Names of parameters and buffers that they used.
         heard_breaks: Graph breaks, each once, in the order in which Dynamo met them.
+        repairs: What was put right, each once.
+        kept_on_cpu: Results that the user's code moved to the CPU.
     """
 
     graphs: list[CapturedGraph] = field(default_factory=list)
@@ -58,10 +62,16 @@ class Records:
     num_alignments: int = 0
     eager_state: set[str] = field(default_factory=set)
     heard_breaks: dict[str, None] = field(default_factory=dict)
+    repairs: dict[Repair, None] = field(default_factory=dict)
+    kept_on_cpu: KeptOnCpu = field(default_factory=KeptOnCpu)
 
     def add_break(self, reason: str) -> None:
         """Remembers a graph break."""
         self.heard_breaks.setdefault(reason)
+
+    def add_repairs(self, repairs: Iterable[Repair]) -> None:
+        """Remembers what was put right."""
+        self.repairs.update(dict.fromkeys(repairs))
 
     def add_graph(self, graph: CapturedGraph) -> None:
         """Remembers a graph."""

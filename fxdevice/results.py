@@ -11,8 +11,9 @@ import dataclasses
 from typing import Any
 
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["first_device", "on_device"]
+__all__ = ["KeptOnCpu", "first_device", "on_device"]
 
 
 def first_device(value: Any) -> torch.device | None:
@@ -26,37 +27,55 @@ def first_device(value: Any) -> torch.device | None:
     return None
 
 
-def on_device(value: Any, device: torch.device) -> Any:
-    """Returns `value` with the tensors in its plain containers on `device`.
+class KeptOnCpu:
+    """Tensors that the user's code moved to the CPU on purpose: results that stay there."""
+
+    def __init__(self) -> None:
+        self._tensors: Any = WeakTensorKeyDictionary()
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Remembers a tensor as long as it lives."""
+        self._tensors[tensor] = None
+
+    def __contains__(self, tensor: torch.Tensor) -> bool:
+        return tensor.device.type == "cpu" and tensor in self._tensors
+
+
+def on_device(value: Any, device: torch.device, kept: KeptOnCpu | None = None) -> Any:
+    """Returns `value` with the tensors in its plain containers on `device`, but for `kept`.
 
     A container is replaced only when a tensor in it has to travel. The transfer is visible to
     autograd: a gradient comes back the same way.
     """
     if isinstance(value, torch.Tensor):
-        return value if value.device == device else value.to(device)
-    if not _has_outside(value, device):
+        return value.to(device) if _is_outside(value, device, kept) else value
+    if not _has_outside(value, device, kept):
         return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(on_device(item, device) for item in value))
+        return type(value)(*(on_device(item, device, kept) for item in value))
     if type(value) in (tuple, list):
-        return type(value)(on_device(item, device) for item in value)
+        return type(value)(on_device(item, device, kept) for item in value)
     if isinstance(value, dict):
         moved = copy.copy(value)
         for key, item in value.items():
-            moved[key] = on_device(item, device)
+            moved[key] = on_device(item, device, kept)
         return moved
     moved = copy.copy(value)
     for field in dataclasses.fields(value):
-        item = on_device(getattr(value, field.name), device)
+        item = on_device(getattr(value, field.name), device, kept)
         object.__setattr__(moved, field.name, item)
     return moved
 
 
-def _has_outside(value: Any, device: torch.device) -> bool:
+def _has_outside(value: Any, device: torch.device, kept: KeptOnCpu | None) -> bool:
     """Returns whether a tensor in the plain containers of `value` is on another device."""
     if isinstance(value, torch.Tensor):
-        return value.device != device
-    return any(_has_outside(item, device) for item in _items(value))
+        return _is_outside(value, device, kept)
+    return any(_has_outside(item, device, kept) for item in _items(value))
+
+
+def _is_outside(tensor: torch.Tensor, device: torch.device, kept: KeptOnCpu | None) -> bool:
+    return tensor.device != device and (kept is None or tensor not in kept)
 
 
 def _items(value: Any) -> list[Any]:

@@ -138,6 +138,10 @@ class ModuleState:
         found = self._found.get(id(tensor))
         return found if found is not None and is_movable(tensor) else None
 
+    def attribute_names(self) -> frozenset[str]:
+        """Returns the names of tensors that are neither parameters nor buffers."""
+        return frozenset(found.name for found in self if found.kind == "attribute")
+
     def slot_of(self, tensor: torch.Tensor) -> int | None:
         """Returns the slot where `tensor` is resident, or None before it was placed."""
         found = self._found.get(id(tensor))

@@ -13,6 +13,7 @@ from fxdevice.model import CompiledFunction, CompiledModel
 from fxdevice.passes.estimate_costs import num_bytes
 from fxdevice.placed_graph import PlacedGraph
 from fxdevice.records import CapturedGraph, Records
+from fxdevice.repairs import Repair
 from fxdevice.report import text
 from fxdevice.sizes import content_bytes
 from fxdevice.source_line import source_line
@@ -114,6 +115,7 @@ class Report:
         num_alignments: Arguments that were transferred for those.
         uncaptured: Names of the modules whose parameters or buffers those used.
         unplaced: Names of parameters and buffers that nothing has used yet.
+        repairs: Where the model's code would mix devices, and was put right.
     """
 
     name: str
@@ -127,6 +129,7 @@ class Report:
     num_alignments: int
     uncaptured: tuple[str, ...]
     unplaced: tuple[str, ...]
+    repairs: tuple[Repair, ...]
 
     def transfers(self) -> tuple[TransferFacts, ...]:
         """Returns the transfers of all graphs."""
@@ -160,6 +163,7 @@ def make_report(compiled: CompiledModel | CompiledFunction) -> Report:
         num_alignments=records.num_alignments,
         uncaptured=tuple(sorted({n.rpartition(".")[0] or n for n in records.eager_state})),
         unplaced=compiled.unplaced() if isinstance(compiled, CompiledModel) else (),
+        repairs=tuple(records.repairs),
     )
 
 

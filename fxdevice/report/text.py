@@ -77,6 +77,7 @@ def _head(report: Report) -> list[str]:
         lines.append(f"run outside of graphs: {_few(report.uncaptured)}")
     if report.unplaced:
         lines.append(f"not placed, because nothing has used it yet: {_few(report.unplaced)}")
+    lines += [f"repaired: {repair}" for repair in report.repairs]
     return lines
 
 
