@@ -12,6 +12,7 @@ from fxdevice.check import Diagnosis, check
 from fxdevice.errors import (
     CaptureError,
     CompileOptionError,
+    DebugError,
     DeviceError,
     FxDeviceError,
     PlacementError,
@@ -19,11 +20,13 @@ from fxdevice.errors import (
     StateError,
     VerificationError,
 )
+from fxdevice.logs import configure_from_environment
 from fxdevice.report import Report
 
 __all__ = [
     "CaptureError",
     "CompileOptionError",
+    "DebugError",
     "DeviceError",
     "Diagnosis",
     "FxDeviceError",
@@ -38,3 +41,5 @@ __all__ = [
     "restore",
     "sim",
 ]
+
+configure_from_environment()

@@ -11,6 +11,7 @@ others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ from fxdevice.state import ModuleState
 from fxdevice.untraced import not_traced, skip_as_frame
 
 __all__ = ["AlignEager"]
+
+log = logging.getLogger(__name__)
 
 _NUMPY_NAMES: Mapping[str, str] = {"div": "truediv", "remainder": "mod"}
 """Operators whose name in NumPy is not that of Tensor's method."""
@@ -98,6 +101,7 @@ class AlignEager(TorchFunctionMode):
         if home is not None:
             args, kwargs, num_moved = align_arguments(func, args, kwargs, home)
             self._records.num_alignments += num_moved
+            log.info("aligned %d arguments of %s to %s", num_moved, _name(func), home)
         return func(*args, **kwargs)
 
     def _home(
@@ -139,6 +143,10 @@ class AlignEager(TorchFunctionMode):
 
     def _slot_of(self, tensor: torch.Tensor) -> int | None:
         return None if self._state is None else self._state.slot_of(tensor)
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return str(getattr(func, "__name__", func))
 
 
 def _moves_to_cpu(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:

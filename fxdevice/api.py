@@ -31,6 +31,7 @@ def compile(
     dynamic: bool | None = None,
     fullgraph: bool = False,
     repair: str = "warn",
+    debug: bool | str = False,
 ) -> ModelT:
     """Puts a model on several devices.
 
@@ -55,6 +56,9 @@ def compile(
         repair: What to do where the model's code would mix devices (a hard-coded device, a tensor
             made without `device=`, a tensor that is no buffer): "warn" puts it right and says so
             once, "silent" only lists it in the report, "error" refuses.
+        debug: True runs node by node and synchronously, checks the devices of all arguments, and
+            names node, device, source line and shapes in every error; "numbers" also stops at the
+            first NaN or infinity. Slow.
 
     Returns:
         The same module, or a callable in place of a function.
@@ -84,6 +88,7 @@ def compile(
         dynamic=dynamic,
         fullgraph=fullgraph,
         repair=repair,
+        debug=debug,
     )
     if isinstance(model, nn.Module):
         check_module(model, options)

@@ -19,11 +19,13 @@ from fxdevice.driver import GraphDriver
 from fxdevice.errors import CaptureError, FxDeviceError, RepairError
 from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
+from fxdevice.graph_log import log_placed
 from fxdevice.module_paths import input_name
 from fxdevice.options import CompileOptions
 from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.repairs import outputs_on_cpu, repairs_in
+from fxdevice.runtime.debug import DebugCompiler
 from fxdevice.runtime.inner import InnerCompiler, make_inner
 from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
@@ -52,7 +54,11 @@ class GraphCompiler:
     ) -> None:
         self.options = options
         self.topology = topology_of(options)
-        self.inner: InnerCompiler = make_inner(options.inner, options.devices[0])
+        self.inner: InnerCompiler = (
+            DebugCompiler(checks_numbers=options.debug == "numbers")
+            if options.debug
+            else make_inner(options.inner, options.devices[0])
+        )
         self._state = state
         self._records = records
         self._comes_in_pieces = False
@@ -87,6 +93,8 @@ class GraphCompiler:
             self._state.place(
                 (example_inputs[index], slot) for index, slot in driver.state_slots.items()
             )
+        for lowered in driver.lowered:
+            log_placed(len(self._records.graphs), lowered)
         self._records.add_graph(CapturedGraph(module, homes, driver.lowered, break_of(module)))
         return with_backward_context(self._leaving_cpu_results(module.graph, compiled))
 
@@ -169,6 +177,8 @@ class GraphCompiler:
             log.warning(
                 "put right, and listed in fxdevice.report(model).repairs from here on:%s", lines
             )
+        for repair in found:
+            log.info("repaired: %s", repair)
         self._records.add_repairs(found)
 
     def _in_state_order(

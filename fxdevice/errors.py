@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "CaptureError",
     "CompileOptionError",
+    "DebugError",
     "DeviceError",
     "FxDeviceError",
     "PlacementError",
@@ -45,6 +46,10 @@ class CaptureError(FxDeviceError, RuntimeError):
 
 class RepairError(FxDeviceError, RuntimeError):
     """The model's code mixes devices and `repair="error"` forbids to put it right."""
+
+
+class DebugError(FxDeviceError, RuntimeError):
+    """`debug=True` found an argument on another device, or the first NaN or infinity."""
 
 
 class VerificationError(FxDeviceError, AssertionError):

@@ -39,6 +39,8 @@ class CompileOptions:
         output_device: Where results go; None for where the inputs came from.
         dynamic: As in `torch.compile`.
         fullgraph: As in `torch.compile`: refuse graph breaks.
+        debug: Run node by node and check the devices: False, True, or "numbers" to look for NaN and
+            infinity as well.
         repair: "warn", "silent" or "error": what to do where eager code would mix devices.
     """
 
@@ -51,6 +53,7 @@ class CompileOptions:
     dynamic: bool | None = None
     fullgraph: bool = False
     repair: str = "warn"
+    debug: bool | str = False
 
 
 def make_options(
@@ -64,6 +67,7 @@ def make_options(
     dynamic: bool | None = None,
     fullgraph: bool = False,
     repair: str = "warn",
+    debug: bool | str = False,
 ) -> CompileOptions:
     """Returns checked options. The arguments are those of `fxdevice.compile`.
 
@@ -81,6 +85,13 @@ def make_options(
             raise TypeError(f"{name} must be True or False; found {flag!r}")
     if repair not in _REPAIR:
         raise CompileOptionError(f"unknown repair={repair!r}; expected one of {list(_REPAIR)}")
+    if not isinstance(debug, bool) and debug != "numbers":
+        raise CompileOptionError(f"unknown debug={debug!r}; expected False, True or 'numbers'")
+    if debug and inner not in (None, "eager"):
+        raise CompileOptionError(
+            f"debug={debug!r} runs the nodes one by one, so that inner={inner!r} has nothing to "
+            "compile; leave inner out"
+        )
     if not (inner is None or isinstance(inner, str) or callable(inner)):
         raise TypeError(
             f"inner must be the name of a Dynamo backend or a callable; found {inner!r}"
@@ -95,6 +106,7 @@ def make_options(
         dynamic=dynamic,
         fullgraph=fullgraph,
         repair=repair,
+        debug=debug,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,8 @@ from fxdevice.repairs import Repair
 from fxdevice.results import KeptOnCpu
 
 __all__ = ["CapturedGraph", "Records"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class Records:
 
     def add_break(self, reason: str) -> None:
         """Remembers a graph break."""
+        if reason not in self.heard_breaks:
+            log.info("graph break: %s", reason)
         self.heard_breaks.setdefault(reason)
 
     def add_repairs(self, repairs: Iterable[Repair]) -> None:

@@ -20,7 +20,7 @@ from fxdevice.options import InnerLike
 from fxdevice.runtime.program import CompiledPartition
 from fxdevice.tracing import fake_mode_of, fake_on_device, unified_tracing
 
-__all__ = ["InnerCompiler", "make_inner"]
+__all__ = ["InnerCompiler", "make_inner", "run_eagerly"]
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def make_inner(inner: InnerLike | None, device: torch.device) -> InnerCompiler:
         name = getattr(inner, "__name__", type(inner).__name__)
         return InnerCompiler(name, lambda module, fakes: _unboxed(inner(module, list(fakes))))
     if inner == "eager":
-        return InnerCompiler("eager", _run_eagerly, needs_fakes=False)
+        return InnerCompiler("eager", run_eagerly, needs_fakes=False)
     if inner is None or inner == "inductor":
         return _inductor_or_eager(device, is_explicit=inner is not None)
     names = list_backends(exclude_tags=())
@@ -121,7 +121,7 @@ def _unboxed(call: Callable[..., Any]) -> CompiledPartition:
     return run
 
 
-def _run_eagerly(module: fx.GraphModule, _: Sequence[Any]) -> CompiledPartition:
+def run_eagerly(module: fx.GraphModule, _: Sequence[Any]) -> CompiledPartition:
     """Runs the partition's operations one by one.
 
     A view of a value whose real strides differ from the traced ones can be impossible (the result
