@@ -101,7 +101,9 @@ def _of_nodes(graph: fx.Graph) -> Iterator[Repair]:
         if _names_device(node, name, line) and not _only_leaves(node):
             yield Repair(RepairKind.HARD_CODED, node.name, line)
         elif _is_creation(node, name) and _is_no_number(node):
-            yield Repair(RepairKind.CREATED, node.name, line)
+            is_literal = _LITERAL.search(line) is not None
+            kind = RepairKind.HARD_CODED if is_literal else RepairKind.CREATED
+            yield Repair(kind, node.name, line)
 
 
 def _global_name(found: re.Match[str]) -> str:

@@ -143,3 +143,45 @@ def test_what_uncaptured_code_moves_to_the_cpu_stays_there() -> None:
     with torch.no_grad():
         found = placed(torch.ones(2, 8, device=SECOND))
     assert [str(tensor.device) for tensor in found] == [SECOND, "cpu"]
+
+
+MOVES = {
+    "cuda": lambda h: h.cuda(),
+    "cuda(1)": lambda h: h.cuda(1),
+    "cuda(non_blocking)": lambda h: h.cuda(non_blocking=True),
+    "cuda(device)": lambda h: h.cuda(device=torch.device("cuda", 1)),
+    "to(str)": lambda h: h.to("cuda:1"),
+    "to(device)": lambda h: h.to(torch.device("cuda", 0)),
+    "type": lambda h: h.type(torch.cuda.FloatTensor),  # type: ignore[attr-defined]
+    "type(str)": lambda h: h.type("torch.cuda.FloatTensor"),
+    "ones(device)": lambda h: h * torch.ones(8, device="cuda"),
+    "tensor(device)": lambda h: h * torch.tensor([1.0] * 8, device="cuda:1"),
+    "tensor().cuda()": lambda h: h * torch.tensor([1.0] * 8).cuda(),
+}
+
+
+@pytest.mark.parametrize("slots", [(FIRST, SECOND), ("cpu", "cpu")], ids=["fxsim", "cpu"])
+@pytest.mark.parametrize("move", MOVES)
+def test_cuda_that_is_written_down_runs_on_any_slots(move: str, slots: tuple[str, str]) -> None:
+    class Writes(Two):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(MOVES[move](self.first(x)))
+            return out
+
+    class Plain(Two):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(self.first(x))
+            return out
+
+    plain, placed = Plain(), fxdevice.compile(Writes(), slots, inner="eager")
+    placed.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 8)
+    assert_same(placed(x), plain(x))
+    for model in (plain, placed):
+        model(x).sin().sum().backward()
+    assert_same(placed.first.weight.grad, plain.first.weight.grad)
+    assert {r.kind for r in fxdevice.report(placed).repairs} <= {
+        RepairKind.HARD_CODED,
+        RepairKind.CREATED,
+    }
+    assert fxdevice.report(placed).repairs
