@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from fxdevice.check import check
+from fxdevice.errors import CompileOptionError
 
 __all__ = ["main"]
 
@@ -27,14 +30,19 @@ def main() -> None:
 @click.argument("factory")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--fake", is_flag=True, help="Run on fake tensors; no device has to exist.")
-def check_command(factory: str, as_json: bool, fake: bool) -> None:
+@click.option("--device-map", help='With --fake: JSON such as {"layers.0": "cuda:0"}, or its file.')
+def check_command(factory: str, as_json: bool, fake: bool, device_map: str | None) -> None:
     """Run a model and list its device errors; exits with 1 when there are any.
 
     FACTORY is package.module:function. The function takes no arguments and returns the model, or a
     tuple of the model, its positional arguments and its keyword arguments.
     """
     model, args, kwargs = _made(_function(factory))
-    diagnosis = check(model, *args, fake=fake, **kwargs)
+    places = None if device_map is None else _device_map(device_map)
+    try:
+        diagnosis = check(model, *args, fake=fake, device_map=places, **kwargs)
+    except CompileOptionError as error:
+        raise click.UsageError(str(error)) from error
     click.echo(diagnosis.to_json() if as_json else str(diagnosis))
     sys.exit(0 if diagnosis.ok else FOUND)
 
@@ -52,6 +60,17 @@ def _function(name: str) -> Any:
     if not callable(function):
         raise click.UsageError(f"{module_name!r} has no function {function_name!r}")
     return function
+
+
+def _device_map(given: str) -> dict[str, str]:
+    try:
+        text = given if given.lstrip().startswith("{") else Path(given).read_text()
+        found = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"--device-map: expected JSON or a file of it: {error}") from error
+    if not isinstance(found, dict):
+        raise click.UsageError(f"--device-map: expected module names and devices, found {found!r}")
+    return found
 
 
 def _made(function: Any) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:

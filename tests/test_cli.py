@@ -64,6 +64,23 @@ def test_a_faulty_model() -> None:
     assert found.exit_code == 1
 
 
+def test_a_device_map_before_there_is_hardware(tmp_path: Path) -> None:
+    given = '{"first": "cuda:0", "second": "cuda:1"}'
+    args = ["check", "a_users_model:healthy", "--fake", "--device-map"]
+    result = CliRunner().invoke(main, [*args, given])
+    assert result.exit_code == 0, result.output
+    (tmp_path / "map.json").write_text(given)
+    assert CliRunner().invoke(main, [*args, "map.json"]).exit_code == 0
+    for wrong, words in [
+        ("{", "expected JSON or a file of it"),
+        ("missing.json", "expected JSON or a file of it"),
+        ('{"third": "cuda:0"}', "names ['third'], which is no module"),
+    ]:
+        refused = CliRunner().invoke(main, [*args, wrong])
+        assert refused.exit_code == 2
+        assert words in " ".join(refused.output.split())
+
+
 @pytest.mark.parametrize(
     ("factory", "words"),
     [

@@ -34,6 +34,7 @@ class Situation:
         owner: Class of the module that keeps it as a plain attribute.
         module: Qualified name of the module that failed.
         devices: Names of the devices that met.
+        home_device: The one on which they were brought together.
     """
 
     cause: Cause
@@ -46,6 +47,7 @@ class Situation:
     owner: type | None
     module: str
     devices: tuple[str, ...]
+    home_device: str
 
 
 _WORDS = {
@@ -79,7 +81,15 @@ def advice_for(situation: Situation) -> tuple[str, str]:
     diff = "" if edit is None else unified_diff(edit)
     devices = ", ".join(f'"{device}"' for device in situation.devices if device != "cpu")
     call = f"fxdevice.compile(model, devices=[{devices}])" if devices else "fxdevice.compile(model)"
-    return diff, f"{_WORDS[situation.cause]}; {call} makes the change unneeded"
+    return diff, f"{_WORDS[situation.cause]}{_pin(situation)}; {call} makes the change unneeded"
+
+
+def _pin(situation: Situation) -> str:
+    """Returns the entry of a device map that keeps the stray state with what feeds it."""
+    if situation.cause is not Cause.STATE:
+        return ""
+    owner = situation.stray_path.rpartition(".")[0] or situation.stray_path
+    return f', device_map={{"{owner}": "{situation.home_device}"}}'
 
 
 def _edit(situation: Situation) -> Edit | None:

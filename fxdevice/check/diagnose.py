@@ -56,6 +56,7 @@ def finding_of(failure: Failure, names: Names) -> Finding:
         owner=owner_class(names, name.path) if name.kind == "attribute" else None,
         module=module,
         devices=tuple(sorted({str(tensor.device) for tensor in tensors})),
+        home_device=str(failure.home),
     )
     diff, advice = advice_for(situation)
     return Finding(

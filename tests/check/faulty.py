@@ -41,6 +41,8 @@ class Fault:
         one_device: A device on which the whole model runs right.
         module: Qualified name of the module that fails.
         diff: A part of the suggested diff, "" where none is expected.
+        num_findings: How many operations of that line fail.
+        pin: The entry of a device_map that is advised.
     """
 
     model: Callable[[], nn.Module]
@@ -53,6 +55,8 @@ class Fault:
     one_device: str = "cpu"
     module: str = ""
     diff: str = ""
+    num_findings: int = 1
+    pin: str = ""
 
     @property
     def name(self) -> str:
@@ -660,7 +664,9 @@ FAULTS = (
         {"embed": FIRST, "second": SECOND, "head": FIRST},
         tokens,
     ),
-    Fault(ScatterImage, "scatter", Cause.OTHER_STAGE, "self.second(", BOTH, vectors),
+    Fault(
+        ScatterImage, "scatter", Cause.OTHER_STAGE, "self.second(", BOTH, vectors, num_findings=2
+    ),
     Fault(
         MaskedScatter,
         "masked_scatter_",
@@ -727,9 +733,33 @@ FAULTS = (
         diff="self.embed(input_ids.to(self.embed.weight.device))",
     ),
     Fault(ModuleConstant, "mul", Cause.MODULE_CONSTANT, "`SCALES`", ONE, vectors),
-    Fault(NotMoved, "layer_norm", Cause.STATE, "norm.weight", {"first": FIRST}, vectors),
-    Fault(BareParameter, "mul", Cause.STATE, "layer_scalar", ONE, vectors),
-    Fault(BufferLeft, "mul", Cause.STATE, "slopes", ONE, vectors),
+    Fault(
+        NotMoved,
+        "layer_norm",
+        Cause.STATE,
+        "norm.weight",
+        {"first": FIRST},
+        vectors,
+        pin='device_map={"norm": "fxsim:0"}',
+    ),
+    Fault(
+        BareParameter,
+        "mul",
+        Cause.STATE,
+        "layer_scalar",
+        ONE,
+        vectors,
+        pin='device_map={"layer_scalar": "fxsim:0"}',
+    ),
+    Fault(
+        BufferLeft,
+        "mul",
+        Cause.STATE,
+        "slopes",
+        ONE,
+        vectors,
+        pin='device_map={"slopes": "fxsim:0"}',
+    ),
     Fault(
         Nested,
         "mul",

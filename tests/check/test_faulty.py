@@ -39,7 +39,10 @@ def test_eager_fails(fault: Fault) -> None:
 
 @each
 def test_check_finds_operation_line_and_cause(fault: Fault) -> None:
-    found = checked(fault).findings[0]
+    all_found = checked(fault).findings
+    assert {f.place.line for f in all_found if f.place is not None} == {fault.line}
+    assert len(all_found) == fault.num_findings
+    found = all_found[0]
     assert found.place is not None
     assert (found.operation, found.cause, found.place.line) == (
         fault.operation,
@@ -57,6 +60,7 @@ def test_check_suggests_what_is_mechanical(fault: Fault) -> None:
     found = checked(fault).findings[0]
     if fault.diff:
         assert fault.diff in found.diff
+    assert fault.pin in found.advice
     assert "fxdevice.compile(model" in found.advice
 
 
