@@ -16,6 +16,9 @@ from fxdevice.state import state_tensors
 
 __all__ = ["Names", "TensorName"]
 
+_MAX_DEPTH = 6
+"""How deep tensors are looked for in arguments: objects may hold each other."""
+
 
 @dataclass(frozen=True)
 class TensorName:
@@ -52,11 +55,10 @@ class Names:
     ) -> None:
         self._model = model if isinstance(model, nn.Module) else None
         self._paths_of_module = _module_paths(self._model)
-        self._inputs = {
-            id(tensor): path
-            for name, value in _named_arguments(model, args, kwargs)
-            for path, tensor in _leaves(name, value)
-        }
+        self._inputs: dict[int, str] = {}
+        for name, value in _named_arguments(model, args, kwargs):
+            for path, tensor in _leaves(name, value):
+                self._inputs.setdefault(id(tensor), path)
         self._kept = (args, kwargs)  # so that an id stays the input's
         self._sites: Any = WeakTensorKeyDictionary()
 
@@ -147,17 +149,16 @@ def _named_arguments(
             yield name, value
 
 
-def _leaves(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _leaves(name: str, value: Any, depth: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
     if isinstance(value, torch.Tensor):
         yield name, value
-    elif isinstance(value, (tuple, list)):
-        for index, item in enumerate(value):
-            yield from _leaves(f"{name}[{index}]", item)
+    if depth == _MAX_DEPTH or isinstance(value, (torch.Tensor, nn.Module, type)):
+        return
+    if isinstance(value, (tuple, list)):
+        items = [(f"{name}[{index}]", item) for index, item in enumerate(value)]
     elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(f"{name}[{key!r}]", item)
-    elif hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
-        # A cache or a dataclass; what it holds is not followed further than lists of objects.
-        for key, item in vars(value).items():
-            if isinstance(item, (torch.Tensor, list, tuple, dict)):
-                yield from _leaves(f"{name}.{key}", item)
+        items = [(f"{name}[{key!r}]", item) for key, item in value.items()]
+    else:  # a cache or a dataclass
+        items = [(f"{name}.{key}", item) for key, item in getattr(value, "__dict__", {}).items()]
+    for path, item in items:
+        yield from _leaves(path, item, depth + 1)

@@ -228,6 +228,21 @@ def test_functions() -> None:
     assert [argument.name for argument in found.arguments] == ["left", "view of right"]
 
 
+def test_inputs_in_objects_that_hold_each_other() -> None:
+    class Holder:
+        def __init__(self, keys: Tensor) -> None:
+            self.keys = [keys]
+            self.others = [self]
+
+    def read(x: Tensor, past_key_values: Holder) -> Tensor:
+        return torch.cat([past_key_values.keys[0], x])
+
+    ones = torch.ones(2, D)
+    (found,) = fxdevice.check(read, ones.to(FIRST), Holder(ones)).findings
+    assert found.stray.name == "past_key_values.keys[0]"
+    assert found.cause is Cause.KV_CACHE
+
+
 def test_fake_needs_no_device_and_no_memory() -> None:
     class Spliced(Two):
         def __init__(self) -> None:
