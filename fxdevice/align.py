@@ -15,7 +15,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -29,61 +28,12 @@ from fxdevice.autograd_functions import pop_handler, push_handler
 from fxdevice.records import Records
 from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
+from fxdevice.traced_call import PIN_MEMORY, traced_call
 from fxdevice.untraced import not_traced, skip_as_frame
 
 __all__ = ["AlignEager"]
 
 log = logging.getLogger(__name__)
-
-_NUMPY_NAMES: Mapping[str, str] = {"div": "truediv", "remainder": "mod"}
-"""Operators whose name in NumPy is not that of Tensor's method."""
-
-
-# Fake tensors take `.to("cuda:0")` on a machine that has no CUDA, but not these.
-_HAS_NO_CUDA = not torch.cuda.is_available()
-_TENSOR = torch.tensor
-_CUDA = torch.Tensor.cuda
-_TYPE = torch.Tensor.type
-_CUDA_TYPES = {
-    kind: dtype
-    for name, dtype in {
-        "Float": torch.float32,
-        "Double": torch.float64,
-        "Half": torch.float16,
-        "BFloat16": torch.bfloat16,
-        "Long": torch.int64,
-        "Int": torch.int32,
-        "Short": torch.int16,
-        "Char": torch.int8,
-        "Byte": torch.uint8,
-        "Bool": torch.bool,
-    }.items()
-    for kind in (f"torch.cuda.{name}Tensor", getattr(torch.cuda, f"{name}Tensor"))
-}
-
-
-def _without_cuda(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> torch.Tensor:
-    """Returns what `.cuda(...)` or `.type("torch.cuda.FloatTensor")` means, by `.to`.
-
-    And `torch.tensor(...)` on the device that everything is traced on, whatever it names.
-    """
-    moved: torch.Tensor
-    if func is _TENSOR:
-        moved = func(*args, **{key: value for key, value in kwargs.items() if key != "device"})
-        return moved
-    tensor, rest = args[0], args[1:]
-    if func is _CUDA:
-        device = rest[0] if rest else kwargs.get("device")
-        # Which one it is does not matter: the graph has one device while it is traced.
-        moved = tensor.to("cuda:0" if device is None or isinstance(device, int) else device)
-        return moved
-    if rest and rest[0] in _CUDA_TYPES:
-        moved = tensor.to("cuda:0", _CUDA_TYPES[rest[0]])
-        return moved
-    moved = func(*args, **kwargs)
-    return moved
 
 
 class AlignEager(TorchFunctionMode):
@@ -122,13 +72,7 @@ class AlignEager(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if torch.compiler.is_compiling():
-            if args and isinstance(args[0], np.ndarray):
-                # Dynamo takes an operator on NumPy arrays for the method of Tensor: sub, __rsub__.
-                name = func.__name__.strip("_")
-                return getattr(args[0], f"__{_NUMPY_NAMES.get(name, name)}__")(*args[1:])
-            if _HAS_NO_CUDA and (func is _TENSOR or func is _CUDA or func is _TYPE):
-                return _without_cuda(func, args, kwargs)
-            return func(*args, **kwargs)
+            return traced_call(func, args, kwargs)
         return self._run_aligned(func, args, kwargs)
 
     @not_traced
@@ -199,7 +143,9 @@ def _name(func: Callable[..., Any]) -> str:
 
 
 def _moves_to_cpu(func: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-    return func is torch.Tensor.cpu or (func is torch.Tensor.to and args[1:2] == ("cpu",))
+    if func is torch.Tensor.to:
+        return args[1:2] == ("cpu",)
+    return func is torch.Tensor.cpu or func is PIN_MEMORY
 
 
 skip_as_frame(AlignEager.__torch_function__)

@@ -39,7 +39,8 @@ class Repair:
     Attributes:
         kind: What was wrong.
         what: The node, attribute or input.
-        where: "file.py:12 code", "" where no line is known.
+        where: The line, for an attribute or constant the first that uses it: "file.py:12 code";
+            "" where none is known.
     """
 
     kind: RepairKind
@@ -73,16 +74,24 @@ def repairs_in(
         homes: What is known of its inputs.
         attributes: Names of the state that is neither parameter nor buffer.
     """
-    found = [*_of_inputs(homes, attributes), *_of_nodes(graph)]
+    lines = [_first_use(node) for node in graph.find_nodes(op="placeholder")]
+    found = [*_of_inputs(homes, lines, attributes), *_of_nodes(graph)]
     return tuple(dict.fromkeys(found))
 
 
-def _of_inputs(homes: Sequence[InputHome], attributes: frozenset[str]) -> Iterator[Repair]:
-    for home in homes:
+def _first_use(node: fx.Node) -> str:
+    return next((line for user in node.users if (line := source_line(user))), "")
+
+
+def _of_inputs(
+    homes: Sequence[InputHome], lines: Sequence[str], attributes: frozenset[str]
+) -> Iterator[Repair]:
+    for home, line in zip(homes, lines, strict=True):
         if home.is_state and home.name in attributes:
-            yield Repair(RepairKind.UNREGISTERED, home.name)
+            yield Repair(RepairKind.UNREGISTERED, home.name, line)
         elif not home.is_state and home.name.startswith("G["):
-            yield Repair(RepairKind.CONSTANT, _IMPORTED.sub(_global_name, home.name))
+            name = _IMPORTED.sub(_global_name, home.name)
+            yield Repair(RepairKind.CONSTANT, name, line)
     callers = [h for h in homes if not h.is_state and h.device and not h.name.startswith("G[")]
     devices = Counter(home.device for home in callers)
     if len(devices) > 1:

@@ -28,6 +28,7 @@ LAYERS = (
     "backend",
     "backward_context",
     "align",
+    "traced_call",
     "alignment",
     "autograd_functions",
     "state",

@@ -38,9 +38,10 @@ def test_repairs_are_listed(fault: Fault) -> None:
     model(*fault.inputs("cpu"))
     report = fxdevice.report(model)
     assert KINDS[fault.cause] in {repair.kind for repair in report.repairs}
-    places = [repair.where for repair in report.repairs]
-    if fault.cause in (Cause.CREATED, Cause.HARD_CODED):
-        assert all(place.startswith("faulty.py:") for place in places)
+    assert all(repair.where.startswith("faulty.py:") for repair in report.repairs)
+    if fault.cause in (Cause.UNREGISTERED, Cause.MODULE_CONSTANT):
+        lines = {int(repair.where.split(":")[1].split(" ")[0]) for repair in report.repairs}
+        assert lines == {fault.line}
     assert f"repaired: {report.repairs[0]}" in report.summary()
 
 
@@ -130,6 +131,22 @@ def test_what_is_moved_to_the_cpu_for_the_caller_stays_there(inputs_on: str) -> 
     (found[0].sum() + found[1].sum().to(inputs_on)).backward()
     (wanted[0].sum() + wanted[1].sum()).backward()
     assert_same(placed.first.weight.grad, plain.first.weight.grad)
+
+
+def test_pinned_memory_stays_pinned() -> None:
+    class Pins(Two):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.first(x)
+            return self.second(h), h.detach().cpu().pin_memory()
+
+    plain, placed = Pins(), fxdevice.compile(Pins(), [FIRST, SECOND], inner="eager")
+    placed.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 8)
+    for inputs_on in ("cpu", SECOND):
+        out, pinned = placed(x.to(inputs_on))
+        assert str(out.device) == inputs_on
+        assert pinned.is_pinned()
+        assert_same((out, pinned), plain(x))
 
 
 def test_what_uncaptured_code_moves_to_the_cpu_stays_there() -> None:
