@@ -1,4 +1,4 @@
-"""The same as on the simulated devices, on two real accelerators."""
+"""The same as on the simulated devices, on two CUDA devices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ pytestmark = pytest.mark.gpu
 MODELS = ("llama", "t5", "vit", "clip", "mixtral", "omnilmm", "stable_diffusion_unet", "nn_lstm")
 
 
-def devices() -> list[str]:
-    accelerator = torch.accelerator.current_accelerator()
-    assert accelerator is not None
-    return [f"{accelerator.type}:{index}" for index in range(2)]
+DEVICES = ["cuda:0", "cuda:1"]
 
 
 def tolerance(inner: str) -> float:
@@ -35,7 +32,7 @@ def tolerance(inner: str) -> float:
 def test_outputs_and_gradients(name: str, inner: str) -> None:
     entry = example(name)
     plain = entry.build()
-    placed = fxdevice.compile(copy.deepcopy(plain), devices(), inner=inner)
+    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner=inner)
 
     def run(model: nn.Module) -> Any:
         args, kwargs = entry.inputs()
@@ -47,27 +44,27 @@ def test_outputs_and_gradients(name: str, inner: str) -> None:
     for model in (plain, placed):
         entry.loss(run(model)).backward()
     assert largest_gradient_difference(placed, plain) <= tolerance(inner)
-    assert {str(p.device) for p in placed.parameters()} & set(devices())
+    assert {str(p.device) for p in placed.parameters()} & set(DEVICES)
 
 
 def test_generation() -> None:
     entry = example("llama")
     assert entry.generate_kwargs is not None
     plain: Any = entry.build()
-    placed: Any = fxdevice.compile(copy.deepcopy(plain), devices(), inner="eager")
+    placed: Any = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner="eager")
     with torch.no_grad():
         wanted, found = (m.generate(**entry.generate_kwargs()) for m in (plain, placed))
     assert torch.equal(found.cpu(), wanted)
 
 
 def test_check_of_a_split_model() -> None:
-    first, second = devices()
+    first, second = DEVICES
     model = nn.Sequential(nn.Linear(4, 4).to(first), nn.Linear(4, 4).to(second))
     (found,) = fxdevice.check(model, torch.ones(2, 4, device=first)).findings
     assert (found.operation, found.cause, found.home) == ("linear", Cause.OTHER_STAGE, second)
 
 
 def test_debug_names_the_node() -> None:
-    model = fxdevice.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), devices(), debug=True)
+    model = fxdevice.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), DEVICES, debug=True)
     with torch.no_grad():
         assert model(torch.ones(2, 4)).isfinite().all()
