@@ -46,13 +46,14 @@ def pop_handler() -> None:
 
 def _install() -> None:
     with _install_lock:
-        original = vars(torch.autograd.Function)["apply"].__func__
-        if hasattr(original, "handlers_of_fxdevice"):
+        # A method of Python's in some versions of PyTorch, one of C's in others.
+        original = vars(torch.autograd.Function)["apply"]
+        if hasattr(getattr(original, "__func__", None), "handlers_of_fxdevice"):
             return
 
-        @functools.wraps(original)
+        @functools.wraps(getattr(original, "__func__", original))
         def apply(cls: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-            application = functools.partial(original, cls)
+            application = original.__get__(None, cls)
             if not _handlers.stack or cls.__module__.partition(".")[0] == "torch":
                 return application(*args, **kwargs)
             return _handlers.stack[-1](application, args, kwargs)
