@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from fxdevice.alignment import (
     CROSSES_DEVICES,
     align_arguments,
+    is_number,
     tensors_in,
     written_argument,
 )
@@ -106,7 +107,7 @@ class AlignEager(TorchFunctionMode):
     ) -> torch.device | None:
         """Returns where `func` must run, or None when its arguments are together already."""
         home = self._make_resident(tensors)
-        placed = [t for t in tensors if t.dim() > 0 or t.device.type != "cpu"]
+        placed = [t for t in tensors if not is_number(t)]
         if home is None and len({t.device for t in placed}) < 2:
             return None
         written = written_argument(func, args, kwargs)

@@ -11,7 +11,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["CROSSES_DEVICES", "align_arguments", "tensors_in", "written_argument"]
+__all__ = [
+    "CROSSES_DEVICES",
+    "align_arguments",
+    "is_number",
+    "tensors_in",
+    "written_argument",
+]
 
 Function = Callable[..., Any]
 
@@ -61,7 +67,7 @@ def align_arguments(
 
     def moved(tensor: torch.Tensor) -> torch.Tensor:
         nonlocal num_moved
-        if tensor.device == home or (tensor.dim() == 0 and tensor.device.type == "cpu"):
+        if tensor.device == home or is_number(tensor):
             return tensor
         num_moved += 1
         return tensor.to(home)
@@ -74,6 +80,11 @@ def align_arguments(
 
     new_args = tuple(arg if stays(i, arg) else _mapped(arg, moved) for i, arg in enumerate(args))
     return new_args, {key: _mapped(value, moved) for key, value in kwargs.items()}, num_moved
+
+
+def is_number(tensor: torch.Tensor) -> bool:
+    """Returns whether `tensor` is a number on the CPU: legal beside tensors of any device."""
+    return tensor.dim() == 0 and tensor.device.type == "cpu"
 
 
 def written_argument(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -9,7 +11,7 @@ from fxdevice.errors import CompileOptionError, PlacementError, StateError
 from fxdevice.options import CompileOptions
 from fxdevice.state import state_tensors
 
-__all__ = ["check_module"]
+__all__ = ["check_module", "unknown_names"]
 
 
 def check_module(module: nn.Module, options: CompileOptions) -> None:
@@ -27,10 +29,7 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
             f"expected a module with weights; {len(lazy)} of its lazy tensors have no shape yet, "
             f"the first is {lazy[0]!r}. Call the module once before fxdevice.compile"
         )
-    names = {name for name, _ in module.named_modules(remove_duplicate=False)}
-    names |= {name for name, _ in module.named_parameters(remove_duplicate=False)}
-    names |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
-    unknown = sorted(set(options.pins) - names)
+    unknown = unknown_names(module, options.pins)
     if unknown:
         top = sorted(name for name, _ in module.named_children())
         raise CompileOptionError(
@@ -46,3 +45,11 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
             f"{available:,} on {len(limits)} slots: {needed - available:,} bytes are missing. "
             f"Raise max_memory or name more devices"
         )
+
+
+def unknown_names(module: nn.Module, names: Iterable[str]) -> list[str]:
+    """Returns those of `names`, sorted, that are no module, parameter or buffer of `module`."""
+    known = {name for name, _ in module.named_modules(remove_duplicate=False)}
+    known |= {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
+    return sorted(set(names) - known)

@@ -32,7 +32,6 @@ class Situation:
         home: An expression for the device it should be on, valid in the failed line, or "".
         creation_home: The same, valid where the stray was computed, or "".
         owner: Class of the module that keeps it as a plain attribute.
-        module: Qualified name of the module that failed.
         devices: Names of the devices that met.
         home_device: The one on which they were brought together.
     """
@@ -45,7 +44,6 @@ class Situation:
     home: str
     creation_home: str
     owner: type | None
-    module: str
     devices: tuple[str, ...]
     home_device: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,23 +13,48 @@ from fxdevice.alignment import written_argument
 from fxdevice.check.advice import Situation, advice_for
 from fxdevice.check.causes import Clues, cause_of
 from fxdevice.check.failure import MISSING, Failure, operand_values, value_of
-from fxdevice.check.findings import Argument, Finding
+from fxdevice.check.findings import Argument, Cause, Finding
 from fxdevice.check.frames import Site, assigned_expression, frames_below, place_of
 from fxdevice.check.keepers import keepers, owner_class
 from fxdevice.check.names import Names, TensorName
 
-__all__ = ["finding_of"]
+__all__ = ["Examined", "examine", "finding_of"]
 
 
-def finding_of(failure: Failure, names: Names) -> Finding:
-    """Returns what is reported of `failure`."""
+@dataclass(frozen=True)
+class Examined:
+    """What was found out about a failure; enough to know one that came before.
+
+    Attributes:
+        failure: The failure.
+        operation: The torch function.
+        cause: Why it failed.
+        module: Qualified name of the module that ran it.
+        texts: Operands of the user's expression: source text -> value.
+        found: Names of the tensors.
+        position: Of the first stray among them.
+        origin: Where that one was computed in this run.
+    """
+
+    failure: Failure
+    operation: str
+    cause: Cause
+    module: str
+    texts: dict[str, Any]
+    found: list[TensorName]
+    position: int
+    origin: Site | None
+
+
+def examine(failure: Failure, names: Names) -> Examined:
+    """Finds out why an operation failed and where."""
     tensors = failure.tensors
     texts = operand_values(failure, names)
     found = [_named(failure, names, texts, tensor) for tensor in tensors]
     position = next(i for i, tensor in enumerate(tensors) if failure.is_stray(tensor))
-    stray, name = tensors[position], found[position]
+    name = found[position]
     operation = getattr(failure.func, "__name__", str(failure.func))
-    origin = names.site_of(stray)
+    origin = names.site_of(tensors[position])
     owners = list(_owners(failure))
     cause = cause_of(
         Clues(
@@ -45,8 +71,16 @@ def finding_of(failure: Failure, names: Names) -> Finding:
         )
     )
     module = next((p for o in owners if (p := names.module_path(o)) is not None), "")
+    return Examined(failure, operation, cause, module, texts, found, position, origin)
+
+
+def finding_of(examined: Examined, names: Names) -> Finding:
+    """Returns what is reported, with a suggestion: the source is read for it."""
+    failure, origin = examined.failure, examined.origin
+    tensors, texts = failure.tensors, examined.texts
+    stray, name = tensors[examined.position], examined.found[examined.position]
     situation = Situation(
-        cause=cause,
+        cause=examined.cause,
         site=failure.site,
         origin=origin,
         stray=next((text for text, value in texts.items() if value is stray), ""),
@@ -54,16 +88,15 @@ def finding_of(failure: Failure, names: Names) -> Finding:
         home=_home_expression(failure, texts, stray),
         creation_home=_in_scope(failure, origin),
         owner=owner_class(names, name.path) if name.kind == "attribute" else None,
-        module=module,
         devices=tuple(sorted({str(tensor.device) for tensor in tensors})),
         home_device=str(failure.home),
     )
     diff, advice = advice_for(situation)
     return Finding(
-        operation=operation,
+        operation=examined.operation,
         place=None if failure.site is None else place_of(failure.site),
-        module=module,
-        modules=(module,),
+        module=examined.module,
+        modules=(examined.module,),
         num_times=1,
         arguments=tuple(
             Argument(
@@ -74,10 +107,10 @@ def finding_of(failure: Failure, names: Names) -> Finding:
                 str(tensor.dtype).removeprefix("torch."),
                 failure.is_stray(tensor),
             )
-            for name, tensor in zip(found, tensors, strict=True)
+            for name, tensor in zip(examined.found, tensors, strict=True)
         ),
         home=str(failure.home),
-        cause=cause,
+        cause=examined.cause,
         error=failure.error.splitlines()[0],
         diff=diff,
         advice=advice,
@@ -136,12 +169,11 @@ def _home_expression(failure: Failure, texts: dict[str, Any], stray: torch.Tenso
 
 def _in_scope(failure: Failure, origin: Site | None) -> str:
     """Returns an expression for the home device that holds where the stray was made."""
-    frame = failure.users
-    while frame is not None and frame.f_code is not failure.end:
-        if origin is not None and frame.f_code is origin.code:
-            break
-        frame = frame.f_back
-    if frame is None or origin is None or frame.f_code is not origin.code:
+    if origin is None:
+        return ""
+    frames = frames_below(failure.users, failure.end)
+    frame = next((frame for frame in frames if frame.f_code is origin.code), None)
+    if frame is None:
         return ""
     code = frame.f_code
     for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]:

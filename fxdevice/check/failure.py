@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fxdevice.alignment import tensors_in
+from fxdevice.alignment import is_number, tensors_in
 from fxdevice.check.frames import Site, place_of, site_of, span_of, user_frame
 from fxdevice.check.names import Names
 from fxdevice.check.suggest import operands
@@ -63,8 +63,7 @@ class Failure:
 
     def is_stray(self, tensor: torch.Tensor) -> bool:
         """Returns whether `tensor` had to be moved."""
-        is_number = tensor.dim() == 0 and tensor.device.type == "cpu"
-        return tensor.device != self.home and not is_number
+        return tensor.device != self.home and not is_number(tensor)
 
 
 def operand_values(failure: Failure, names: Names) -> dict[str, Any]:

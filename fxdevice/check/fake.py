@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map_only
 from fxdevice.devices import DeviceLike
 from fxdevice.errors import CompileOptionError
 from fxdevice.pins import longest_match
+from fxdevice.preflight import unknown_names
 from fxdevice.state import state_tensors
 
 __all__ = ["FakeRun"]
@@ -44,7 +45,11 @@ class FakeRun:
         self.model: Callable[..., Any] = model
         inputs_on: torch.device | None = None
         if isinstance(model, nn.Module):
-            _check_names(model, devices)
+            unknown = unknown_names(model, devices)
+            if unknown:
+                raise CompileOptionError(
+                    f"device_map names {unknown}, which is no module of the model"
+                )
             self.model = self._copied(model, devices)
             inputs_on = next((p.device for p in self.model.parameters()), None)
             if devices:
@@ -78,15 +83,6 @@ class FakeRun:
 
 def _device(device: DeviceLike) -> torch.device:
     return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-
-
-def _check_names(model: nn.Module, devices: Mapping[str, torch.device]) -> None:
-    known = {name for name, _ in model.named_modules()}
-    known |= {name for name, _ in model.named_parameters()}
-    known |= {name for name, _ in model.named_buffers()}
-    unknown = sorted(set(devices) - known)
-    if unknown:
-        raise CompileOptionError(f"device_map names {unknown}, which is no module of the model")
 
 
 def _move_inputs_with(model: nn.Module, devices: Mapping[str, torch.device]) -> None:

@@ -47,11 +47,8 @@ class Site:
 
 def user_frame(frame: FrameType | None, end: CodeType) -> FrameType | None:
     """Returns the innermost frame of the user's among `frame` and its callers below `end`."""
-    while frame is not None and frame.f_code is not end:
-        if not is_library(frame.f_code.co_filename):
-            return frame
-        frame = frame.f_back
-    return None
+    frames = frames_below(frame, end)
+    return next((found for found in frames if not is_library(found.f_code.co_filename)), None)
 
 
 def frames_below(frame: FrameType | None, end: CodeType) -> Iterator[FrameType]:

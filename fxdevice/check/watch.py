@@ -16,11 +16,17 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from fxdevice.alignment import CROSSES_DEVICES, align_arguments, tensors_in, written_argument
-from fxdevice.check.diagnose import finding_of
+from fxdevice.alignment import (
+    CROSSES_DEVICES,
+    align_arguments,
+    is_number,
+    tensors_in,
+    written_argument,
+)
+from fxdevice.check.diagnose import Examined, examine, finding_of
 from fxdevice.check.failure import Failure
 from fxdevice.check.findings import Finding
-from fxdevice.check.frames import Site, site_of, user_frame
+from fxdevice.check.frames import site_of, user_frame
 from fxdevice.check.mismatch import is_device_mismatch
 from fxdevice.check.names import Names
 from fxdevice.sizes import tensor_bytes
@@ -75,8 +81,7 @@ class Watch(TorchFunctionMode):
         """Returns where the arguments belong; None when the error is not about their devices."""
         if func in CROSSES_DEVICES or not is_device_mismatch(error):
             return None
-        tensors = list(tensors_in((args, kwargs)))
-        placed = [t for t in tensors if t.dim() > 0 or t.device.type != "cpu"]
+        placed = [t for t in tensors_in((args, kwargs)) if not is_number(t)]
         if len({t.device for t in placed}) < 2:
             return None
         written = written_argument(func, args, kwargs)
@@ -98,16 +103,17 @@ class Watch(TorchFunctionMode):
             raise error
         result = func(*together, **named)
         failure = Failure(func, args, kwargs, home, str(error), frame, self._end)
-        self._add(finding_of(failure, self._names), failure.site)
+        self._add(examine(failure, self._names))
         return result
 
-    def _add(self, finding: Finding, site: Site | None) -> None:
-        key = (site or finding.module, finding.operation, finding.cause)
+    def _add(self, examined: Examined) -> None:
+        key = (examined.failure.site or examined.module, examined.operation, examined.cause)
         known = self._found.get(key)
-        if known is not None:
-            modules = tuple(dict.fromkeys((*known.modules, *finding.modules)))
-            finding = replace(known, modules=modules, num_times=known.num_times + 1)
-        self._found[key] = finding
+        if known is None:
+            self._found[key] = finding_of(examined, self._names)
+            return
+        modules = tuple(dict.fromkeys((*known.modules, examined.module)))
+        self._found[key] = replace(known, modules=modules, num_times=known.num_times + 1)
 
 
 def _largest(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

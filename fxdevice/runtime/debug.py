@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from fxdevice.errors import DebugError
-from fxdevice.runtime.inner import InnerCompiler, run_eagerly
+from fxdevice.runtime.inner import InnerCompiler, run_eagerly, views_to_reshapes
 from fxdevice.runtime.program import CompiledPartition
 from fxdevice.source_line import source_line
 
@@ -36,7 +36,7 @@ class DebugCompiler(InnerCompiler):
         self, module: fx.GraphModule, fakes: Sequence[Any], device: torch.device
     ) -> CompiledPartition:
         """Returns a callable that interprets the partition."""
-        run_eagerly(module, fakes)  # for the change of its views
+        views_to_reshapes(module)
         checks_numbers = self._checks_numbers
 
         def run(args: list[Any]) -> Sequence[Any]:

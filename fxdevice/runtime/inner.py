@@ -20,7 +20,7 @@ from fxdevice.options import InnerLike
 from fxdevice.runtime.program import CompiledPartition
 from fxdevice.tracing import fake_mode_of, fake_on_device, unified_tracing
 
-__all__ = ["InnerCompiler", "make_inner", "run_eagerly"]
+__all__ = ["InnerCompiler", "make_inner", "run_eagerly", "views_to_reshapes"]
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,13 @@ def _unboxed(call: Callable[..., Any]) -> CompiledPartition:
 
 
 def run_eagerly(module: fx.GraphModule, _: Sequence[Any]) -> CompiledPartition:
-    """Runs the partition's operations one by one.
+    """Runs the partition's operations one by one."""
+    views_to_reshapes(module)
+    return _unboxed(module.forward)
+
+
+def views_to_reshapes(module: fx.GraphModule) -> None:
+    """Makes a partition that runs on real strides insensitive to wrong traced ones.
 
     A view of a value whose real strides differ from the traced ones can be impossible (the result
     of `softplus_backward` has other strides than its fake twin, in PyTorch 2.11 to 2.13), so views
@@ -131,7 +137,6 @@ def run_eagerly(module: fx.GraphModule, _: Sequence[Any]) -> CompiledPartition:
     for node in module.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
         node.target = torch.ops.aten.reshape.default
     module.recompile()
-    return _unboxed(module.forward)
 
 
 def _on_device(module: fx.GraphModule, fakes: Sequence[Any], device: torch.device) -> Sequence[Any]:

@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 import fxdevice
 from fxdevice import sim
-from fxdevice.check import Cause
+from fxdevice.check import Cause, watch
+from fxdevice.check.diagnose import finding_of
 from fxdevice.errors import CompileOptionError
 from tests.check.faulty import FAULTS, FIRST, SECOND, D, Fault, Two, vectors
 from tests.two_slots import Snapshot, assert_same
@@ -124,6 +126,21 @@ def test_repeated_layers_are_one_finding() -> None:
     assert found.num_times == 6
     assert found.module == "0"
     assert "0, 1, 2, 3 and 2 more, 6 times" in str(fxdevice.check(model, *vectors(FIRST)))
+
+
+def test_source_is_read_once_for_a_line_that_fails_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every repetition read the class anew, so that 500 of them took half a minute."""
+    made = []
+
+    def counted(*args: Any) -> Any:
+        made.append(finding_of(*args))
+        return made[-1]
+
+    monkeypatch.setattr(watch, "finding_of", counted)
+    entry = fault("Nested")
+    (found,) = fxdevice.check(entry.build_split(), *entry.inputs(FIRST)).findings
+    assert found.num_times == 3
+    assert len(made) == 1
 
 
 def test_library_code_alone() -> None:
