@@ -12,8 +12,10 @@ __all__ = [
     "CompileOptionError",
     "DebugError",
     "DeviceError",
+    "DeviceSpecError",
     "FxDeviceError",
     "PlacementError",
+    "PlanError",
     "RepairError",
     "StateError",
     "VerificationError",
@@ -28,12 +30,20 @@ class DeviceError(FxDeviceError, ValueError):
     """`devices=` names something that this machine does not have, or that cannot be combined."""
 
 
+class DeviceSpecError(FxDeviceError, ValueError):
+    """A figure of a device or link is impossible, or a device's name is unknown."""
+
+
 class CompileOptionError(FxDeviceError, ValueError):
     """An option of `fxdevice.compile` is unknown or has an unusable value."""
 
 
 class PlacementError(FxDeviceError, ValueError):
     """No placement satisfies the pins and memory limits that the caller gave."""
+
+
+class PlanError(FxDeviceError, ValueError):
+    """A plan cannot be read, or does not fit the model or the devices it is applied to."""
 
 
 class StateError(FxDeviceError, RuntimeError):

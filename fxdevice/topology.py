@@ -6,11 +6,18 @@ A *slot* is a place to run: a device and a queue. Several slots may share one de
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-__all__ = ["Link", "Slot", "Topology"]
+from fxdevice.device_spec import GENERIC, DeviceSpec, checked_number
+from fxdevice.errors import DeviceSpecError
+
+__all__ = ["Link", "Slot", "Topology", "check_connected"]
+
+# Most pairs that an error lists.
+MAX_NAMED = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +28,41 @@ class Slot:
         index: Position in `Topology.slots`.
         device: Name of the device, such as "cuda:0" or "cpu".
         memory_bytes: Most bytes that placed values may take; None when there is no limit.
-        compute_flops_per_s: Peak floating-point operations per second.
-        memory_bytes_per_s: Bandwidth of the device's own memory.
-        launch_s: Fixed cost of starting one operation.
+        spec: What the device can do.
+        queue: Slots with the same number run one operation at a time between them, in program
+            order; None for a queue of its own.
     """
 
     index: int
     device: str
     memory_bytes: int | None = None
-    compute_flops_per_s: float = 1e13
-    memory_bytes_per_s: float = 1e12
-    launch_s: float = 5e-6
+    spec: DeviceSpec = GENERIC
+    queue: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A connection between two slots: a transfer of n bytes takes latency_s + n / bytes_per_s."""
+    """A connection between two slots: a transfer of n bytes takes latency_s + n / bytes_per_s.
+
+    Attributes:
+        latency_s: Seconds before the first byte arrives.
+        bytes_per_s: Bandwidth.
+        kind: What it is, for reports: "nvlink", "pcie", "host" (staged through host memory), ...
+        channel: Links with the same channel carry one transfer at a time between them; None for a
+            channel of its own in each direction.
+
+    Raises:
+        DeviceSpecError: A figure is negative, zero where it must not be, or no number.
+    """
 
     latency_s: float = 1e-5
     bytes_per_s: float = 2e10
+    kind: str = "link"
+    channel: str | None = None
+
+    def __post_init__(self) -> None:
+        checked_number("Link.latency_s", self.latency_s, may_be_zero=True)
+        checked_number("Link.bytes_per_s", self.bytes_per_s)
 
     def transfer_s(self, num_bytes: int) -> float:
         """Returns the time that a transfer of `num_bytes` takes, in seconds."""
@@ -52,22 +75,101 @@ class Topology:
 
     Attributes:
         slots: The slots, `slots[i].index == i`.
-        default_link: The link of every pair that `links` does not name.
-        links: Links of particular (source slot index, destination slot index) pairs.
+        default_link: The link of every pair that `links` does not name; None: such pairs are not
+            connected.
+        links: Links of particular (source slot index, destination slot index) pairs; None for a
+            pair that is not connected.
+
+    Raises:
+        ValueError: Slots are not numbered in order.
+        DeviceSpecError: `links` names a slot that there is not.
     """
 
     slots: tuple[Slot, ...]
-    default_link: Link = Link()
-    links: Mapping[tuple[int, int], Link] = field(default_factory=lambda: MappingProxyType({}))
+    default_link: Link | None = Link()
+    links: Mapping[tuple[int, int], Link | None] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
 
     def __post_init__(self) -> None:
         found = tuple(slot.index for slot in self.slots)
         if found != tuple(range(len(self.slots))):
             raise ValueError(f"slots must be numbered 0..{len(self.slots) - 1} in order: {found}")
+        for pair in self.links:
+            if not all(0 <= slot < len(found) for slot in pair):
+                raise DeviceSpecError(
+                    f"links must name pairs of slots 0 to {len(found) - 1}; found {pair}"
+                )
+
+    def link(self, source: int, destination: int) -> Link | None:
+        """Returns the link from one slot to another one; None when they are not connected.
+
+        Slots of one device need no link: see `shares_device`.
+        """
+        return self.links.get((source, destination), self.default_link)
+
+    def shares_device(self, first: int, second: int) -> bool:
+        """Returns whether two slots are on one device, so that values need no transfer."""
+        return self.slots[first].device == self.slots[second].device
 
     def transfer_s(self, num_bytes: int, source: int, destination: int) -> float:
-        """Returns the seconds to transfer `num_bytes`; zero within a slot or within one device."""
-        if self.slots[source].device == self.slots[destination].device:
+        """Returns the seconds to transfer `num_bytes` from slot to slot.
+
+        Zero within a slot or within one device, infinite between slots that are not connected.
+        """
+        if self.shares_device(source, destination):
             return 0.0
-        link = self.links.get((source, destination), self.default_link)
-        return link.transfer_s(num_bytes)
+        link = self.link(source, destination)
+        return math.inf if link is None else link.transfer_s(num_bytes)
+
+
+def check_connected(topology: Topology, *, directly: bool = True) -> None:
+    """Refuses a topology in which some slot cannot send to some other one.
+
+    Args:
+        topology: What to check. Slots of one device reach each other without a link.
+        directly: Ask for a link between every pair. False: a way through other slots is enough.
+
+    Raises:
+        DeviceSpecError: Names the pairs, and which of them have a way through other slots.
+    """
+    slots = range(len(topology.slots))
+    missing = []
+    for source in slots:
+        cut_off = [slot for slot in slots if not _is_linked(topology, source, slot)]
+        reached = _reached_from(topology, source) if cut_off else frozenset()
+        for slot in cut_off:
+            if slot not in reached:
+                missing.append(f"{_arrow(topology, source, slot)} (not at all)")
+            elif directly:
+                missing.append(f"{_arrow(topology, source, slot)} (only through other slots)")
+    if missing:
+        more = f" and {len(missing) - MAX_NAMED} more" if len(missing) > MAX_NAMED else ""
+        raise DeviceSpecError(
+            "expected every slot to reach every other one"
+            f"{' over a link of its own' if directly else ''}; these do not: "
+            f"{', '.join(missing[:MAX_NAMED])}{more}. Give the topology links for them"
+        )
+
+
+def _is_linked(topology: Topology, source: int, destination: int) -> bool:
+    if topology.shares_device(source, destination):
+        return True
+    return topology.link(source, destination) is not None
+
+
+def _reached_from(topology: Topology, source: int) -> frozenset[int]:
+    """Returns the slots that `source` reaches over any number of links."""
+    reached, waiting = {source}, [source]
+    while waiting:
+        here = waiting.pop()
+        for slot in range(len(topology.slots)):
+            if slot not in reached and _is_linked(topology, here, slot):
+                reached.add(slot)
+                waiting.append(slot)
+    return frozenset(reached)
+
+
+def _arrow(topology: Topology, source: int, destination: int) -> str:
+    slots = topology.slots
+    return f"slot {source} ({slots[source].device}) -> {destination} ({slots[destination].device})"
