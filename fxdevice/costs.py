@@ -1,10 +1,13 @@
 """Seconds of every node on every slot, by a roofline model (no torch).
 
-    seconds = launch_s + max(flops / compute_flops_per_s, traffic_bytes / memory_bytes_per_s)
+    seconds = num_launches * launch_s
+            + max(flops / flops_per_s[dtype], traffic_bytes / memory_bytes_per_s)
 
 An operation is bound either by arithmetic or by the memory of its device, never by less than the
 cost of starting it. A node without work (a view, a shape, a tuple element) starts no kernel and
-costs nothing.
+costs nothing; one that is fused into another one's kernel has a share of its traffic and starts
+none. The rate is that of matrix products in `dtype`; operations that are no products have float32
+as their `dtype`, the rate of vector units on accelerators.
 
 Source: Williams, Waterman, Patterson, "Roofline: an insightful visual performance model for
 multicore architectures", CACM 52(4), 2009.
@@ -56,9 +59,10 @@ def node_seconds(node: DagNode, slot: Slot) -> float:
     """Returns the roofline seconds of one node on one slot; zero when it starts no kernel."""
     if node.kind is not NodeKind.COMPUTE or not node.has_work:
         return 0.0
-    arithmetic_s = node.flops / slot.compute_flops_per_s
-    memory_s = node.traffic_bytes / slot.memory_bytes_per_s
-    return slot.launch_s + max(arithmetic_s, memory_s)
+    spec = slot.spec
+    arithmetic_s = node.flops / spec.peak_flops_per_s(node.dtype)
+    memory_s = node.traffic_bytes / spec.memory_bytes_per_s
+    return node.num_launches * spec.launch_s + max(arithmetic_s, memory_s)
 
 
 def format_bytes(num_bytes: int) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
+from fxdevice.dims import OpDims
+
 __all__ = ["Dag", "DagNode", "NodeKind"]
 
 
@@ -46,6 +48,25 @@ class DagNode:
         saved_bytes: Bytes of its value that are kept from forward to backward.
         gradient_bytes: For STATE: bytes of its gradient (0 when it needs none).
         module: Path of the module it was traced from, such as "model.layers.0.mlp"; may be "".
+        dtype: Type that it computes in, as torch writes it without its prefix.
+        num_launches: Kernels that it starts: 0 for an operation that the inner compiler fuses into
+            another one's kernel.
+        shape: Sizes of its value; None when it is no tensor.
+        dims: How it can be divided; None when it cannot.
+        element: For an element of a tuple, its position in the tuple (the one input).
+        is_random: True when it draws random numbers.
+        source: The user's source line it was traced from; may be "".
+        is_late: True when it runs in the backward program: every backward node, and what only
+            backward nodes need, such as a transposed weight.
+        is_output: True when the caller gets its value.
+        is_internal: True when the inner compiler keeps its value inside of a kernel: on one slot
+            with its readers it takes no memory.
+        gradient_of: Name of the STATE or INPUT node of which its value is the gradient.
+        workspace_bytes: Bytes that it takes besides its value while it runs: elements of its tuple
+            that nothing takes.
+        cache_length: For a key/value cache that grows with every token: how many tokens it holds.
+        is_argument: For STATE and INPUT: True for what the call is given, False for what the model
+            owns. An argument that is on one of the slots already is STATE.
     """
 
     name: str
@@ -60,6 +81,20 @@ class DagNode:
     saved_bytes: int = 0
     gradient_bytes: int = 0
     module: str = ""
+    dtype: str = "float32"
+    num_launches: int = 1
+    shape: tuple[int, ...] | None = None
+    dims: OpDims | None = None
+    element: int | None = None
+    is_random: bool = False
+    source: str = ""
+    is_argument: bool = False
+    is_late: bool = False
+    is_output: bool = False
+    is_internal: bool = False
+    gradient_of: str | None = None
+    workspace_bytes: int = 0
+    cache_length: int = 0
 
     @property
     def has_work(self) -> bool:

@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 from fxdevice.costs import CostTable
 from fxdevice.dag import Dag
+from fxdevice.dims import Layout
+from fxdevice.memory_model import MemoryOptions
 from fxdevice.topology import Topology
 
 __all__ = ["Placement", "PlacementProblem"]
@@ -29,6 +31,7 @@ class PlacementProblem:
             a slot (`Dag.leader_of`) have one pin: that of the first pinned node among them.
         resident_bytes: Bytes that the state of earlier graphs already takes on each slot, without
             the state that is in `dag` too; empty when there is none.
+        memory: What else takes memory: the optimizer's state, a margin.
     """
 
     dag: Dag
@@ -36,6 +39,7 @@ class PlacementProblem:
     costs: CostTable
     pins: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     resident_bytes: tuple[int, ...] = ()
+    memory: MemoryOptions = field(default_factory=MemoryOptions)
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,13 @@ class Placement:
     Attributes:
         slot_of: Slot index of every node except INPUT nodes.
         reason_of: Why, for a person to read: "stage 1", "pinned", "with its weight", ...
+        layout_of: How the divided nodes are divided, and where their pieces are; `slot_of` of such
+            a node is the slot where it is made whole when something needs it whole.
+        round_of: Round of every node of an expanded graph (see `fxdevice.pieces.Instance`), 0 for
+            those that are left out. What is in different rounds runs in different partitions.
     """
 
     slot_of: Mapping[str, int]
     reason_of: Mapping[str, str]
+    layout_of: Mapping[str, Layout] = field(default_factory=lambda: MappingProxyType({}))
+    round_of: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))

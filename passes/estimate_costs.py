@@ -1,25 +1,28 @@
 """Turns an FX graph of ATen operations into the plain `Dag` that the placers work on.
 
-All figures come from the fake values on the nodes; a symbolic size counts as its hint. FLOPs are
-those of `torch.utils.flop_counter` where it has a formula, else one per element of the output;
-traffic is the bytes of the inputs and outputs of an operation, none for a view.
+All figures come from the fake values on the nodes; a symbolic size counts as its hint. What the
+operations cost stands in `kernels`, what is kept for the backward pass in `saved_values`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.op_kinds import is_getitem
+from fxdevice.dims import OpDims
+from fxdevice.op_kinds import is_getitem, is_random, is_tuple_value
+from fxdevice.passes.cache_tensors import cache_lengths
+from fxdevice.passes.graph_outputs import gradients_of, result_roots, storage_root
+from fxdevice.passes.kernels import NO_WORK, Work, kernel_work
 from fxdevice.passes.recompute import is_recomputable
+from fxdevice.passes.saved_values import Cut, cut_of
+from fxdevice.passes.traffic import is_kernel
 from fxdevice.sizes import size_hint, tensor_bytes
+from fxdevice.source_line import source_line
 
 __all__ = ["GraphInput", "backward_nodes", "estimate_costs", "num_bytes"]
 
@@ -34,6 +37,7 @@ class GraphInput:
         slot: Slot where it is already, or must be; None when the placer decides.
         needs_gradient: Whether a gradient of it is computed.
         shares_storage_with: Name of the placeholder of an earlier input in the same storage.
+        is_argument: Whether the call is given it; False for what the model owns.
     """
 
     name: str
@@ -41,12 +45,16 @@ class GraphInput:
     slot: int | None = None
     needs_gradient: bool = False
     shares_storage_with: str | None = None
+    is_argument: bool = False
 
 
 def estimate_costs(
     graph: fx.Graph,
     inputs: Mapping[str, GraphInput],
     module_name: Callable[[str], str] = lambda _: "",
+    dims_of: Callable[[fx.Node], OpDims | None] | None = None,
+    *,
+    fuses: bool = False,
 ) -> Dag:
     """Returns the Dag of `graph`.
 
@@ -54,8 +62,10 @@ def estimate_costs(
         graph: Forward, backward or joint graph, with a fake value on every node.
         inputs: What is known of placeholders, by node name; any other is an INPUT.
         module_name: Turns the tracer's expression for a module into its qualified name.
+        dims_of: Says how an operation can be divided; None: no operation can be.
+        fuses: Whether the inner compiler joins operations into kernels, as inductor does.
     """
-    backward = backward_nodes(graph)
+    facts = _Facts(graph, fuses=fuses)
     # The first node of every autograd sequence number so far. Later ones with the same number may
     # belong to the backward pass without depending on a tangent, such as the transposed weight of a
     # linear layer.
@@ -65,29 +75,76 @@ def estimate_costs(
         if node.op == "output":
             continue
         if node.op == "placeholder":
-            nodes.append(_input_node(node, inputs.get(node.name)))
+            nodes.append(facts.complete(node, _input_node(node, inputs.get(node.name))))
             continue
-        is_backward = node in backward
+        is_backward = node in facts.backward
         if not is_backward and "seq_nr" in node.meta:
             forward_of.setdefault(node.meta["seq_nr"], node)
-        is_sum = is_backward and _is_gradient_sum(node, backward)
-        follows = _followed(node, forward_of if is_backward and not is_sum else {})
-        nodes.append(
-            DagNode(
-                name=node.name,
-                kind=NodeKind.COMPUTE,
-                inputs=tuple(dict.fromkeys(n.name for n in node.all_input_nodes)),
-                output_bytes=num_bytes(node),
-                flops=_flops(node),
-                traffic_bytes=_traffic_bytes(node),
-                follows=follows,
-                is_backward=is_backward,
-                is_recomputable=is_recomputable(node),
-                saved_bytes=_saved_bytes(node, backward),
-                module=_module_path(node, module_name),
-            )
+        is_sum = is_backward and _is_gradient_sum(node, facts.backward)
+        work = facts.work_of(node)
+        known = DagNode(
+            name=node.name,
+            kind=NodeKind.COMPUTE,
+            inputs=tuple(dict.fromkeys(n.name for n in node.all_input_nodes)),
+            output_bytes=num_bytes(node),
+            flops=work.flops,
+            traffic_bytes=work.traffic_bytes,
+            num_launches=work.num_launches,
+            dtype=work.dtype,
+            follows=_followed(node, forward_of if is_backward and not is_sum else {}),
+            is_backward=is_backward,
+            is_recomputable=is_recomputable(node),
+            module=_module_path(node, module_name),
+            dims=None if dims_of is None else dims_of(node),
+            element=_element(node),
+            is_random=is_random(node),
+            source=source_line(node) or "",
         )
+        nodes.append(facts.complete(node, known))
     return Dag(tuple(nodes))
+
+
+class _Facts:
+    """What is known of a graph as a whole.
+
+    Attributes:
+        backward: Nodes that depend on a tangent.
+    """
+
+    def __init__(self, graph: fx.Graph, *, fuses: bool) -> None:
+        self.backward = backward_nodes(graph)
+        self._cut: Cut = cut_of(graph)
+        self._work, self._internal = kernel_work(graph, self._cut.late, fuses=fuses)
+        self._results = result_roots(graph)
+        gradients = gradients_of(graph).items()
+        self._gradient_of = {storage_root(node): name for name, node in gradients}
+        self._cache_lengths = cache_lengths(graph)
+
+    def work_of(self, node: fx.Node) -> Work:
+        """Returns what `node` costs: twice when backward computes it again."""
+        work = self._work.get(node, NO_WORK)
+        if node not in self._cut.repeated:
+            return work
+        return replace(
+            work,
+            flops=2 * work.flops,
+            traffic_bytes=2 * work.traffic_bytes,
+            num_launches=2 * work.num_launches,
+        )
+
+    def complete(self, node: fx.Node, known: DagNode) -> DagNode:
+        """Returns `known` with what follows from the rest of the graph."""
+        return replace(
+            known,
+            saved_bytes=num_bytes(node) if node in self._cut.kept else 0,
+            shape=_shape(node.meta.get("val")),
+            is_late=node in self._cut.late,
+            is_output=node in self._results,
+            is_internal=node in self._internal,
+            workspace_bytes=_untaken_bytes(node),
+            gradient_of=self._gradient_of.get(node),
+            cache_length=self._cache_lengths.get(node, 0),
+        )
 
 
 def backward_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
@@ -113,13 +170,15 @@ def _tensor_bytes(value: object) -> int:
 
 def _input_node(node: fx.Node, known: GraphInput | None) -> DagNode:
     if known is None:
-        return DagNode(node.name, NodeKind.INPUT, output_bytes=num_bytes(node))
+        return DagNode(node.name, NodeKind.INPUT, output_bytes=num_bytes(node), num_launches=0)
     return DagNode(
         name=node.name,
         kind=known.kind,
+        num_launches=0,
         output_bytes=num_bytes(node),
         gradient_bytes=num_bytes(node) if known.needs_gradient else 0,
         follows=known.shares_storage_with,
+        is_argument=known.is_argument,
         module=known.name.rpartition(".")[0],
     )
 
@@ -141,37 +200,24 @@ def _followed(node: fx.Node, forward_of: Mapping[int, fx.Node]) -> str | None:
     return None if forward is None else forward.name
 
 
-def _flops(node: fx.Node) -> int:
-    if node.op != "call_function" or _is_view(node) or is_getitem(node):
+def _element(node: fx.Node) -> int | None:
+    index = node.args[1] if is_getitem(node) else None
+    return index if isinstance(index, int) else None
+
+
+def _untaken_bytes(node: fx.Node) -> int:
+    """Returns the bytes of the elements of a tuple that no `getitem` takes."""
+    if not is_kernel(node) or not is_tuple_value(node):
         return 0
-    outputs = list(_tensors(node.meta.get("val")))
-    formula = flop_registry.get(getattr(node.target, "overloadpacket", None))
-    if formula is not None:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
-        return size_hint(formula(*args, **kwargs, out_val=node.meta.get("val")))
-    return sum(size_hint(value.numel()) for value in outputs)
+    taken = {_element(user): num_bytes(user) for user in node.users if is_getitem(user)}
+    made = (_tensor_bytes(value) for value in node.meta["val"])
+    return max(0, sum(made) - sum(taken.values()))
 
 
-def _traffic_bytes(node: fx.Node) -> int:
-    if node.op != "call_function" or _is_view(node) or is_getitem(node):
-        return 0
-    read = sum(num_bytes(n) for n in node.all_input_nodes)
-    return read + sum(_tensor_bytes(value) for value in _tensors(node.meta.get("val")))
-
-
-def _is_view(node: fx.Node) -> bool:
-    return bool(getattr(node.target, "is_view", False))
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    return (leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
-
-
-def _saved_bytes(node: fx.Node, backward: frozenset[fx.Node]) -> int:
-    """Returns the bytes of a forward value that some backward node reads."""
-    if node in backward or not any(user in backward for user in node.users):
-        return 0
-    return num_bytes(node)
+def _shape(value: object) -> tuple[int, ...] | None:
+    if not isinstance(value, torch.Tensor):
+        return None
+    return tuple(size_hint(size) for size in value.shape)
 
 
 def _module_path(node: fx.Node, module_name: Callable[[str], str]) -> str:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.device_spec import DeviceSpec
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import Link, Slot, Topology
 
@@ -35,7 +36,8 @@ def topologies(
     for index in range(num_slots):
         speed = 1 if are_equal else draw(st.sampled_from([1, 2, 5]))
         device = draw(st.integers(0, index)) if share_devices else index
-        slots.append(Slot(index, f"cuda:{device}", draw(limits), speed * 1e6, speed * 1e6, 1e-5))
+        spec = DeviceSpec(f"x{speed}", {"float32": speed * 1e6}, speed * 1e6, launch_s=1e-5)
+        slots.append(Slot(index, f"cuda:{device}", draw(limits), spec))
     return Topology(tuple(slots), Link(latency_s=1e-5, bytes_per_s=1e8))
 
 

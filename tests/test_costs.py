@@ -1,13 +1,16 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fxdevice.costs import estimate_costs, format_bytes, node_seconds
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.device_spec import DeviceSpec
 from fxdevice.topology import Slot, Topology
 from tests.strategies import dags, topologies
 
-SLOT = Slot(0, "cuda:0", None, compute_flops_per_s=1e9, memory_bytes_per_s=1e6, launch_s=1e-3)
+SLOT = Slot(0, "cuda:0", spec=DeviceSpec("slow", {"float32": 1e9}, 1e6, launch_s=1e-3))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +43,7 @@ def test_table_has_every_node_and_slot(dag: Dag, topology: Topology) -> None:
 
 @given(dags())
 def test_faster_slots_take_no_longer(dag: Dag) -> None:
-    fast = Slot(1, "cuda:1", None, 2e9, 2e6, 1e-3)
+    fast = Slot(1, "cuda:1", spec=DeviceSpec("fast", {"float32": 2e9}, 2e6, launch_s=1e-3))
     table = estimate_costs(dag, Topology((SLOT, fast)))
     assert all(seconds[1] <= seconds[0] for seconds in table.seconds_of.values())
 
@@ -57,3 +60,16 @@ def test_written_bytes_are_close(num_bytes: int) -> None:
 )
 def test_written_bytes(num_bytes: int, text: str) -> None:
     assert format_bytes(num_bytes) == text
+
+
+def test_rate_is_that_of_the_dtype() -> None:
+    spec = DeviceSpec("fast", {"float32": 1e9, "bfloat16": 8e9}, 1e12, launch_s=0.0)
+    node = DagNode("mm", NodeKind.COMPUTE, flops=8_000, traffic_bytes=1, dtype="bfloat16")
+    assert node_seconds(node, Slot(0, "cuda:0", spec=spec)) == pytest.approx(1e-6)
+    wide = replace(node, dtype="float32")
+    assert node_seconds(wide, Slot(0, "cuda:0", spec=spec)) == pytest.approx(8e-6)
+
+
+def test_a_fused_operation_starts_no_kernel() -> None:
+    node = DagNode("relu", NodeKind.COMPUTE, flops=1_000, traffic_bytes=2, num_launches=0)
+    assert node_seconds(node, SLOT) == pytest.approx(2e-6)

@@ -1,24 +1,33 @@
 """Bytes that a placement needs on every slot.
 
-    needed = resident + state + gradients + saved activations + working memory
+    needed = resident + state + gradients + optimizer state + caches to come + margin
+             + max(saved activations + working memory, temporaries of the optimizer's step)
 
-*Working memory* is the largest sum of the values that are alive at one time. A value is alive on
-its own slot from the node that makes it to the last node there that reads it, and on another slot
-from the time it is made (its transfer starts then) to the last node there that reads it. A value
-that nobody reads is a result and stays alive. Views share the bytes of what they are views of.
+*Working memory* is the largest sum of the values that are alive at one time, as `lifetimes` says.
+
+All parts are the largest that they get, so that the sum is an upper bound, and cheap enough for a
+search. `program_memory` follows one program step by step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.dag import Dag, NodeKind
+from fxdevice.memory_model import (
+    cache_growth_bytes,
+    margin_bytes,
+    optimizer_bytes,
+    step_bytes,
+)
 from fxdevice.placement import PlacementProblem
+from fxdevice.placers.lifetimes import kept_at_home, lifetimes, storages
 
 __all__ = [
     "Limits",
     "SlotMemory",
+    "cache_bytes",
     "excess_bytes",
     "memory_limits",
     "needed_memory",
@@ -39,6 +48,10 @@ class SlotMemory:
         gradient_bytes: Gradients of those parameters.
         saved_bytes: Values kept from the forward to the backward pass.
         working_bytes: Largest sum of other values alive at one time.
+        optimizer_bytes: The optimizer's state.
+        step_bytes: Temporaries of the optimizer's step, which runs after the backward pass.
+        cache_bytes: What growing caches will take besides what they take now.
+        margin_bytes: What is to be left free.
     """
 
     resident_bytes: int
@@ -46,12 +59,22 @@ class SlotMemory:
     gradient_bytes: int
     saved_bytes: int
     working_bytes: int
+    optimizer_bytes: int = 0
+    step_bytes: int = 0
+    cache_bytes: int = 0
+    margin_bytes: int = 0
+
+    @property
+    def lasting_bytes(self) -> int:
+        """State, gradients and the optimizer's state: what stays between steps."""
+        state = self.resident_bytes + self.state_bytes + self.gradient_bytes
+        return state + self.optimizer_bytes
 
     @property
     def total_bytes(self) -> int:
-        """Sum of all."""
-        lasting = self.resident_bytes + self.state_bytes + self.gradient_bytes
-        return lasting + self.saved_bytes + self.working_bytes
+        """The most that the slot needs at one time."""
+        passing = max(self.saved_bytes + self.working_bytes, self.step_bytes)
+        return self.lasting_bytes + passing + self.cache_bytes + self.margin_bytes
 
 
 def needed_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[SlotMemory, ...]:
@@ -59,18 +82,42 @@ def needed_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tupl
 
     Complexity: linear in the number of edges.
     """
-    num_slots = len(problem.topology.slots)
+    num_slots, options = len(problem.topology.slots), problem.memory
     resident = problem.resident_bytes or (0,) * num_slots
-    state, gradient, saved = ([0] * num_slots for _ in range(3))
+    state, gradient, saved, optimizer, step = ([0] * num_slots for _ in range(5))
+    kept = kept_at_home(problem.dag, slot_of)
     for node in problem.dag:
         if node.kind is not NodeKind.INPUT:
             slot = slot_of[node.name]
             state[slot] += node.output_bytes if node.kind is NodeKind.STATE else 0
             gradient[slot] += node.gradient_bytes
-            saved[slot] += node.saved_bytes
+            saved[slot] += node.saved_bytes if node.name in kept else 0
+            optimizer[slot] += optimizer_bytes(node, options.optimizer)
+            step[slot] += step_bytes(node, options.optimizer)
     working = _peaks(problem.dag, slot_of, num_slots)
-    rows = zip(resident, state, gradient, saved, working, strict=True)
-    return tuple(SlotMemory(*row) for row in rows)
+    cache = cache_bytes(problem, slot_of)
+    rows = zip(resident, state, gradient, saved, working, optimizer, step, cache, strict=True)
+    found = (SlotMemory(*row) for row in rows)
+    return tuple(
+        replace(needed, margin_bytes=margin_bytes(needed.total_bytes, options)) for needed in found
+    )
+
+
+def cache_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[int, ...]:
+    """Returns for every slot the bytes by which its key/value caches will grow.
+
+    A cache that the graph is given counts where it is read, as it is transferred there.
+    """
+    dag = problem.dag
+    found = [0] * len(problem.topology.slots)
+    for node in dag:
+        more = cache_growth_bytes(node.output_bytes, node.cache_length, problem.memory.max_length)
+        if not more:
+            continue
+        readers = dag.users[node.name] if node.kind is NodeKind.INPUT else (node.name,)
+        for slot in sorted({slot_of[name] for name in readers}):
+            found[slot] += more
+    return tuple(found)
 
 
 def memory_limits(problem: PlacementProblem) -> Limits:
@@ -96,9 +143,10 @@ def working_bytes(dag: Dag) -> Mapping[str, int]:
 
     A lower bound of the working memory of any slot that runs it.
     """
-    storage = _storages(dag)
+    storage = storages(dag)
     lasting = {storage[node.name].name for node in dag if node.saved_bytes}
     lasting |= {node.name for node in dag if node.kind is NodeKind.STATE}
+    lasting |= {storage[node.name].name for node in dag if node.is_internal or node.gradient_of}
     found: dict[str, int] = {}
     for node in dag:
         if node.kind is NodeKind.COMPUTE:
@@ -113,21 +161,9 @@ def working_bytes(dag: Dag) -> Mapping[str, int]:
     return found
 
 
-def _storages(dag: Dag) -> dict[str, DagNode]:
-    """For every node the node whose bytes its value occupies: the base of a view, or itself."""
-    found: dict[str, DagNode] = {}
-    for node in dag:
-        found[node.name] = node
-        if node.kind is NodeKind.COMPUTE and not node.has_work and node.output_bytes:
-            bases = [name for name in node.inputs if dag[name].output_bytes]
-            if bases:
-                found[node.name] = found[bases[0]]
-    return found
-
-
 def _peaks(dag: Dag, slot_of: Mapping[str, int], num_slots: int) -> list[int]:
     changes: list[list[tuple[int, int]]] = [[] for _ in range(num_slots)]
-    for (_, slot), (start, stop, num_bytes) in _lifetimes(dag, slot_of).items():
+    for (_, slot), (start, stop, num_bytes) in lifetimes(dag, slot_of).items():
         changes[slot].append((start, num_bytes))
         changes[slot].append((stop, -num_bytes))
     peaks = [0] * num_slots
@@ -137,32 +173,3 @@ def _peaks(dag: Dag, slot_of: Mapping[str, int], num_slots: int) -> list[int]:
             alive += change
             peaks[slot] = max(peaks[slot], alive)
     return peaks
-
-
-def _lifetimes(dag: Dag, slot_of: Mapping[str, int]) -> dict[tuple[str, int], tuple[int, int, int]]:
-    """Returns start, stop (exclusive) and bytes for each (owner of the bytes, slot)."""
-    position = {node.name: index for index, node in enumerate(dag)}
-    storage = _storages(dag)
-    found: dict[tuple[str, int], tuple[int, int, int]] = {}
-    saved_at = {(storage[n.name].name, slot_of[n.name]) for n in dag if n.saved_bytes}
-
-    def touch(node: DagNode, slot: int, when: int) -> None:
-        owner = storage[node.name]
-        key = (owner.name, slot)
-        is_home = owner.kind is not NodeKind.INPUT and slot_of[owner.name] == slot
-        if key in saved_at or (owner.kind is NodeKind.STATE and is_home):
-            return
-        made = position[node.name] if owner.kind is NodeKind.COMPUTE else when
-        num_bytes = owner.output_bytes if is_home else min(node.output_bytes, owner.output_bytes)
-        start, stop, known = found.get(key, (made, when + 1, 0))
-        found[key] = (min(start, made), max(stop, when + 1), max(known, num_bytes))
-
-    for node in dag:
-        if node.kind is not NodeKind.COMPUTE:
-            continue
-        when, slot = position[node.name], slot_of[node.name]
-        is_result = not dag.users[node.name] and not node.is_backward
-        touch(node, slot, len(dag) if is_result else when)
-        for name in node.inputs:
-            touch(dag[name], slot, when)
-    return {key: value for key, value in found.items() if value[2]}

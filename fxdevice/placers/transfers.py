@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from fxdevice.placers.units import UnitGraph
-from fxdevice.topology import Topology
+from fxdevice.topology import Link, Topology
 
 __all__ = ["TransferLedger", "price_seconds", "price_tables"]
 
 _PRICE_PER_S = 10**12
 _SAME_DEVICE_FRACTION = 1000
+_TYPICAL = Link()
+_NOT_CONNECTED_S = 1e6
+"""Price of a transfer that no link can carry: anything else is better, and sums stay finite."""
 
 
 def price_tables(graph: UnitGraph) -> list[list[list[int]]]:
@@ -51,7 +54,8 @@ def _one_way(topology: Topology, num_bytes: int, source: int, destination: int) 
         return 0
     seconds = topology.transfer_s(num_bytes, source, destination)
     if seconds == 0.0:
-        seconds = topology.default_link.transfer_s(num_bytes) / _SAME_DEVICE_FRACTION
+        seconds = _TYPICAL.transfer_s(num_bytes) / _SAME_DEVICE_FRACTION
+    seconds = min(seconds, _NOT_CONNECTED_S)
     return max(1, round(seconds * _PRICE_PER_S))
 
 

@@ -67,7 +67,8 @@ def memory_bytes(problem: PlacementProblem, slot_of: Mapping[str, int], slot: in
     for node in nodes:
         if node.kind is not NodeKind.INPUT and slot_of[node.name] == slot:
             state_bytes = node.output_bytes if node.kind is NodeKind.STATE else 0
-            lasting += state_bytes + node.gradient_bytes + node.saved_bytes
+            lasting += state_bytes + node.gradient_bytes
+            lasting += node.saved_bytes if _is_kept(dag, slot_of, node.name) else 0
     peak = 0
     for time in range(len(nodes) + 1):
         peak = max(peak, sum(_alive_bytes(dag, slot_of, slot, time, name) for name in dag.by_name))
@@ -77,7 +78,8 @@ def memory_bytes(problem: PlacementProblem, slot_of: Mapping[str, int], slot: in
 def _alive_bytes(dag: Dag, slot_of: Mapping[str, int], slot: int, time: int, name: str) -> int:
     order = [node.name for node in dag]
     node, is_home = dag[name], slot_of.get(name) == slot
-    if is_home and (node.saved_bytes or node.kind is NodeKind.STATE):
+    is_kept = node.saved_bytes and _is_kept(dag, slot_of, name)
+    if is_home and (is_kept or node.kind is NodeKind.STATE):
         return 0
     reads = [order.index(user) for user in dag.users[name] if slot_of[user] == slot]
     made = order.index(name)
@@ -89,3 +91,9 @@ def _alive_bytes(dag: Dag, slot_of: Mapping[str, int], slot: int, time: int, nam
     else:
         alive = bool(reads) and made <= time <= max(reads)
     return node.output_bytes if alive else 0
+
+
+def _is_kept(dag: Dag, slot_of: Mapping[str, int], name: str) -> bool:
+    """A saved value is kept where backward reads it; without a reader, where it is made."""
+    slots = {slot_of[user] for user in dag.users[name] if dag[user].is_backward}
+    return not slots or slot_of[name] in slots

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.device_spec import DeviceSpec
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.memory import needed_memory
@@ -232,7 +233,8 @@ def test_empty_graph(num_slots: int) -> None:
 
 
 def test_unequal_slots_get_unequal_shares() -> None:
-    slots = (Slot(0, "cuda:0", None, 1e6), Slot(1, "cuda:1", None, 3e6))
+    specs = [DeviceSpec("slow", {"float32": 1e6}, 1e12), DeviceSpec("fast", {"float32": 3e6}, 1e12)]
+    slots = tuple(Slot(index, f"cuda:{index}", spec=spec) for index, spec in enumerate(specs))
     nodes = [DagNode("x", NodeKind.INPUT, output_bytes=8)]
     for index in range(40):
         source = nodes[-1].name

@@ -1,0 +1,122 @@
+"""Floating-point operations of one ATen operation, and the type that it computes in.
+
+- Products (matrix products, convolutions, attention) count as `torch.utils.flop_counter` does, with
+  the formulas below for operators that it does not know: a multiplication and an addition are two,
+  and attention has no mask, so that a causal kernel may do half of what is counted.
+- Any other operation does one for each element that it reads or writes, whichever are more. Such
+  an operation is bound by memory, so that its FLOPs hardly matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils.flop_counter import flop_registry
+
+from fxdevice.passes.traffic import (
+    ALLOCATIONS,
+    is_kernel,
+    num_elements,
+    op_packet,
+    read_bytes,
+    tensors,
+)
+from fxdevice.sizes import size_hint
+
+__all__ = ["compute_dtype", "is_product", "num_flops"]
+
+_aten = torch.ops.aten
+
+_DOUBLE = (torch.float64, torch.complex128)
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any) -> int:
+    """Two products: scores, and their product with the values."""
+    return _score_flops(query, key) * (size_hint(query.shape[-1]) + size_hint(value.shape[-1]))
+
+
+def _attention_backward_flops(_: Any, query: Any, key: Any, value: Any, *__: Any) -> int:
+    """Five products: the scores again, and the gradients of scores, values, queries and keys."""
+    width, value_width = size_hint(query.shape[-1]), size_hint(value.shape[-1])
+    return _score_flops(query, key) * (3 * width + 2 * value_width)
+
+
+def _score_flops(query: Any, key: Any) -> int:
+    """FLOPs for each element of width: query [batch, heads, n, width], key [..., m, width]."""
+    batch, heads, length, _ = (size_hint(size) for size in query.shape)
+    return 2 * batch * heads * length * size_hint(key.shape[-2])
+
+
+def _product_flops(matrix: Any, other: Any, *_: Any) -> int:
+    """Of [..., n, k] with [k] or [..., k, m]."""
+    columns = other.shape[-1] if other.dim() > 1 else 1
+    return 2 * size_hint(matrix.numel()) * size_hint(columns)
+
+
+def _distance_flops(first: Any, second: Any, *_: Any) -> int:
+    """Of [..., n, k] with [..., m, k]: subtract, raise to a power, add up."""
+    return 3 * size_hint(first.numel()) * size_hint(second.shape[-2])
+
+
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    _aten._cdist_forward: _distance_flops,
+    _aten._grouped_mm: _product_flops,
+    _aten._int_mm: _product_flops,
+    _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
+    _aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
+    _aten._scaled_dot_product_fused_attention_overrideable_backward: _attention_backward_flops,
+    _aten.addmv: lambda _, matrix, vector: _product_flops(matrix, vector),
+    _aten.dot: _product_flops,
+    _aten.mv: _product_flops,
+    _aten.vdot: _product_flops,
+}
+"""Formulas by operator, for those that `flop_registry` lacks; they get the values of the args."""
+
+
+def is_product(node: fx.Node) -> bool:
+    """Returns whether `node` multiplies matrices, convolves or attends."""
+    packet = op_packet(node)
+    return packet in _FORMULAS or packet in flop_registry
+
+
+def num_flops(node: fx.Node) -> int:
+    """Returns the floating-point operations of `node`; 0 when it starts no kernel."""
+    if not is_kernel(node):
+        return 0
+    packet, value = op_packet(node), node.meta.get("val")
+    if packet in ALLOCATIONS:
+        return 1  # more than a view has
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
+    if packet in _FORMULAS:
+        return _FORMULAS[packet](*args)
+    if packet in flop_registry:
+        return size_hint(flop_registry[packet](*args, **kwargs, out_val=value))
+    made = sum(num_elements(tensor) for tensor in tensors(value))
+    return max(made, _read_elements(node))
+
+
+def compute_dtype(node: fx.Node) -> str:
+    """Returns the type that `node` computes in, as torch writes it without its prefix.
+
+    Products compute in the type of what they multiply. Everything else runs on the vector units,
+    whose rate is that of float32 (float64 for doubles) whatever type is stored.
+    """
+    values = [*tensors([n.meta.get("val") for n in node.all_input_nodes])]
+    values = values or [*tensors(node.meta.get("val"))]
+    if is_product(node) and values:
+        largest = max(values, key=num_elements)
+        return str(largest.dtype).removeprefix("torch.")
+    return "float64" if any(value.dtype in _DOUBLE for value in values) else "float32"
+
+
+def _read_elements(node: fx.Node) -> int:
+    """Returns the elements of the largest tensor that `node` reads, as far as it reads them."""
+    found = [0]
+    for read, num_bytes in read_bytes(node).items():
+        sizes = [tensor.element_size() for tensor in tensors(read.meta.get("val"))]
+        found += [num_bytes // max(1, sizes[0])] if sizes else []
+    return max(found)
