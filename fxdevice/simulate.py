@@ -1,0 +1,211 @@
+"""Discrete-event simulation of a workload on a topology (no torch).
+
+- The operations of a slot run one at a time in program order, each as soon as what it needs has
+  finished. Slots with the same `Slot.queue` take turns in program order.
+- A transfer is issued when its value exists. Those of one channel run one at a time, first issued
+  first, and in program order when issued at the same time.
+- A result is allocated when its task starts and freed when the last task that needs it finishes. A
+  transfer needs its source until it has finished.
+
+Source: event scheduling with a time-ordered event list, as in Law, "Simulation Modeling and
+Analysis", chapter 1.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from types import MappingProxyType
+
+from fxdevice.errors import PlacementError
+from fxdevice.schedule import Schedule
+from fxdevice.topology import Topology
+from fxdevice.workload import Task, Workload
+
+__all__ = ["peak_bytes", "simulate"]
+
+
+def simulate(workload: Workload, topology: Topology) -> Schedule:
+    """Returns when every task starts and finishes, and what every slot holds at most.
+
+    Args:
+        workload: The tasks.
+        topology: The slots that they run on, and the links that transfers go over.
+
+    Raises:
+        PlacementError: A transfer goes between slots that are not connected.
+
+    Complexity: O(n log n) in the number of tasks and of their needs.
+    """
+    tasks = workload.tasks
+    lane_of = tuple(_lane(task, topology) for task in tasks)
+    seconds = [_seconds(task, topology) for task in tasks]
+    events = _Events(tasks, lane_of, seconds)
+    events.run()
+    busy_s = [0.0] * len(topology.slots)
+    channel_busy_s: dict[str, float] = {}
+    for task, lane, task_s in zip(tasks, lane_of, seconds, strict=True):
+        if task.source is None:
+            busy_s[task.slot] += task_s
+        else:
+            channel_busy_s[lane] = channel_busy_s.get(lane, 0.0) + task_s
+    return Schedule(
+        workload,
+        tuple(events.start_s),
+        tuple(events.finish_s),
+        tuple(busy_s),
+        MappingProxyType(channel_busy_s),
+        peak_bytes(workload, events.start_s, events.finish_s),
+        lane_of,
+    )
+
+
+def _lane(task: Task, topology: Topology) -> str:
+    """Returns the name of the queue or channel that a task occupies."""
+    if task.source is None:
+        queue = topology.slots[task.slot].queue
+        return f"slot {task.slot}" if queue is None else f"queue {queue}"
+    link = topology.link(task.source, task.slot)
+    if link is not None and link.channel is not None:
+        return link.channel
+    return f"slot {task.source} -> slot {task.slot}"
+
+
+def _seconds(task: Task, topology: Topology) -> float:
+    if task.source is None:
+        return task.seconds
+    seconds = topology.transfer_s(task.output_bytes, task.source, task.slot)
+    if math.isinf(seconds):
+        raise PlacementError(
+            f"transfer {task.name!r} goes from slot {task.source} "
+            f"({topology.slots[task.source].device}) to slot {task.slot} "
+            f"({topology.slots[task.slot].device}), which are not connected; give the topology a "
+            "link between them, or place the nodes that exchange values on connected slots"
+        )
+    return seconds
+
+
+class _Events:
+    """Time goes from one finish to the next.
+
+    At one time, first everything that finishes then finishes, then operations start, and, when
+    nothing more happens among these, transfers: so that all that are issued then are known.
+    """
+
+    def __init__(
+        self, tasks: tuple[Task, ...], lane_of: tuple[str, ...], seconds: list[float]
+    ) -> None:
+        self.start_s = [math.nan] * len(tasks)
+        self.finish_s = [math.nan] * len(tasks)
+        self._tasks = tasks
+        self._lane_of = lane_of
+        self._seconds = seconds
+        self._num_missing = [len(task.needs) for task in tasks]
+        self._users: list[list[int]] = [[] for _ in tasks]
+        self._queues: dict[str, deque[int]] = {}
+        for index, task in enumerate(tasks):
+            for need in task.needs:
+                self._users[need].append(index)
+            if task.source is None:
+                self._queues.setdefault(lane_of[index], deque()).append(index)
+        # Issued transfers of every channel: (time, position).
+        self._issued: dict[str, list[tuple[float, int]]] = {}
+        self._busy: set[str] = set()
+        self._finishes: list[tuple[float, int]] = []
+
+    def run(self) -> None:
+        """Runs every task."""
+        now = 0.0
+        for index, num_missing in enumerate(self._num_missing):
+            if not num_missing and self._tasks[index].source is not None:
+                self._issue(index, now)
+        queues, channels = list(self._queues), list(self._issued)
+        while True:
+            for queue in queues:
+                self._start_operation(queue, now)
+            queues = []
+            if not self._finishes or self._finishes[0][0] > now:
+                for channel in channels:
+                    self._start_transfer(channel, now)
+                channels = []
+                if not self._finishes:
+                    return
+            now = self._finishes[0][0]
+            while self._finishes and self._finishes[0][0] == now:
+                self._finish(heapq.heappop(self._finishes)[1], now, queues, channels)
+
+    def _finish(self, index: int, now: float, queues: list[str], channels: list[str]) -> None:
+        lane = self._lane_of[index]
+        self._busy.discard(lane)
+        (queues if self._tasks[index].source is None else channels).append(lane)
+        for user in self._users[index]:
+            self._num_missing[user] -= 1
+            if not self._num_missing[user]:
+                if self._tasks[user].source is None:
+                    queues.append(self._lane_of[user])
+                else:
+                    self._issue(user, now)
+                    channels.append(self._lane_of[user])
+
+    def _issue(self, index: int, now: float) -> None:
+        heapq.heappush(self._issued.setdefault(self._lane_of[index], []), (now, index))
+
+    def _start_operation(self, queue: str, now: float) -> None:
+        waiting = self._queues.get(queue)
+        if waiting and queue not in self._busy and not self._num_missing[waiting[0]]:
+            self._start(waiting.popleft(), now)
+
+    def _start_transfer(self, channel: str, now: float) -> None:
+        issued = self._issued.get(channel)
+        if issued and channel not in self._busy:
+            self._start(heapq.heappop(issued)[1], now)
+
+    def _start(self, index: int, now: float) -> None:
+        self._busy.add(self._lane_of[index])
+        self.start_s[index] = now
+        self.finish_s[index] = now + self._seconds[index]
+        heapq.heappush(self._finishes, (self.finish_s[index], index))
+
+
+def peak_bytes(
+    workload: Workload, start_s: list[float] | tuple[float, ...], finish_s: list[float]
+) -> tuple[int, ...]:
+    """Returns the most bytes that every slot holds at one time, lasting ones included.
+
+    What is freed at a time makes room for what is allocated then.
+
+    Args:
+        workload: The tasks.
+        start_s: Start of every task, in seconds.
+        finish_s: Finish of every task, in seconds.
+    """
+    tasks = workload.tasks
+    last_s = list(finish_s)
+    for index, task in enumerate(tasks):
+        for need in task.needs:
+            last_s[need] = max(last_s[need], finish_s[index])
+    changes: list[list[tuple[float, int, int]]] = [[] for _ in workload.lasting_bytes]
+    for index, task in enumerate(tasks):
+        start = start_s[index]
+        stop_s = math.inf if task.keeps_output else last_s[index]
+        for num_bytes, stop in (
+            (task.output_bytes, stop_s),
+            (task.workspace_bytes, finish_s[index]),
+        ):
+            if num_bytes:
+                # What exists for no time at all counts too: it is freed after it is allocated.
+                changes[task.slot].append((start, 1, num_bytes))
+                changes[task.slot].append((stop, 0 if start < stop else 2, -num_bytes))
+    return tuple(
+        lasting + _highest(slot_changes)
+        for lasting, slot_changes in zip(workload.lasting_bytes, changes, strict=True)
+    )
+
+
+def _highest(changes: list[tuple[float, int, int]]) -> int:
+    held = highest = 0
+    for _, _, change in sorted(changes):
+        held += change
+        highest = max(highest, held)
+    return highest
