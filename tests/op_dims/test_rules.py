@@ -1,0 +1,43 @@
+"""Every rule: the labels that it gives, and that the pieces make the whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from fxdevice.op_dims import op_dims
+from fxdevice.op_dims.dispatch import RULES
+from tests.op_dims import cases, cases_of_layers
+from tests.op_dims.proof import call_node, notation, prove
+from tests.op_dims.values import Case
+
+CASES = (
+    *cases.POINTWISE,
+    *cases.PRODUCTS,
+    *cases.VIEWS,
+    *cases.REARRANGE,
+    *cases.REDUCTIONS,
+    *cases_of_layers.NORMS,
+    *cases_of_layers.CONVOLUTIONS,
+    *cases_of_layers.SPATIAL,
+    *cases_of_layers.ATTENTION,
+    *cases_of_layers.INDEXING,
+    *cases_of_layers.LOSSES,
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}")
+def test_pieces_make_the_whole(case: Case) -> None:
+    target, args, kwargs, expected = case
+    node = call_node(target, args, kwargs)
+    assert notation(op_dims(node)) == expected
+    values = {read: read.meta["val"] for read in node.all_input_nodes}
+    assert (prove(node, values, node.meta["val"]) > 0) == (expected != "")
+
+
+# Kernels of one library, whose results on a CPU would be those of a stand-in alone.
+UNTRIED = {"aten.cudnn_batch_norm", "aten.cudnn_batch_norm_backward", "prims.device_put"}
+
+
+def test_every_rule_has_a_case() -> None:
+    tried = {case[0] for case in CASES} | {case[0].overloadpacket for case in CASES}
+    assert {str(target) for target in RULES if target not in tried} == UNTRIED
