@@ -44,10 +44,12 @@ class NodeInfo:
     Attributes:
         slot: Index of its slot.
         reason: Why it is there, for a person to read.
+        round: See `Placement.round_of`.
     """
 
     slot: int
     reason: str = ""
+    round: int = 0
 
 
 def node_info(node: fx.Node) -> NodeInfo | None:

@@ -30,5 +30,6 @@ def assign_slots(graph: fx.Graph, placement: Placement, located: Mapping[str, No
         info = located.get(node.name)
         if info is None:
             slot = placement.slot_of[node.name]
-            info = NodeInfo(slot, placement.reason_of[node.name])
+            reason = placement.reason_of[node.name]
+            info = NodeInfo(slot, reason, placement.round_of.get(node.name, 0))
         set_node_info(node, info)

@@ -94,7 +94,7 @@ class _Writer:
         info = node_info(node)
         assert info is not None
         if info.slot != slot:
-            set_node_info(copied, NodeInfo(slot, _MOVED))
+            set_node_info(copied, dataclasses.replace(info, slot=slot, reason=_MOVED))
         self.made[node][self.device(slot)] = copied
 
     def write_transfer(self, node: fx.Node, slot: int) -> None:

@@ -1,4 +1,4 @@
-"""Joins the pieces of a slot until joining any two more would make a cycle."""
+"""Joins the pieces of a lane (a slot, in one round) until joining two more would make a cycle."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _Node = TypeVar("_Node")
 def join_partitions(
     pieces: Sequence[Sequence[_Node]],
     needs: Mapping[_Node, Sequence[_Node]],
-    slot_of: Callable[[_Node], int],
+    lane_of: Callable[[_Node], tuple[int, ...]],
 ) -> list[list[_Node]]:
     """Returns maximal pieces in an executable order.
 
     Args:
-        pieces: Nodes of one slot each, in an executable order.
+        pieces: Nodes of one lane each, in an executable order.
         needs: For each node the nodes that must run before it.
-        slot_of: Slot of a node.
+        lane_of: Lane of a node.
 
     Returns:
-        Unions of `pieces`. Joining two more of one slot would make a cycle.
+        Unions of `pieces`. Joining two more of one lane would make a cycle.
     """
     pieces = [list(piece) for piece in pieces]
     piece_of = {node: index for index, piece in enumerate(pieces) for node in piece}
@@ -34,11 +34,11 @@ def join_partitions(
             if piece_of[source] != piece_of[node]:
                 after[piece_of[source]].add(piece_of[node])
     joins = _Joins(after)
-    by_slot: dict[int, list[int]] = defaultdict(list)
+    by_lane: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for index, piece in enumerate(pieces):
-        by_slot[slot_of(piece[0])].append(index)
-    for slot in sorted(by_slot):
-        current, *others = sorted(by_slot[slot], key=joins.order.index)
+        by_lane[lane_of(piece[0])].append(index)
+    for lane in sorted(by_lane):
+        current, *others = sorted(by_lane[lane], key=joins.order.index)
         for following in others:
             current = current if joins.join(current, following) else following
     members: dict[int, list[_Node]] = defaultdict(list)

@@ -16,7 +16,7 @@ from torch import fx
 from fxdevice.op_kinds import is_operator, view_base
 from fxdevice.sizes import same_sizes
 
-__all__ = ["normalize"]
+__all__ = ["is_row_major", "normalize"]
 
 _aten = torch.ops.aten
 _prims = torch.ops.prims
@@ -87,7 +87,7 @@ def _simplify_copy(node: fx.Node, returned: set[fx.Node]) -> None:
 def _become_full(node: fx.Node) -> None:
     value = node.meta["val"]
     sizes = _sizes(node)
-    if sizes is None or value.layout != torch.strided or not _is_row_major(value):
+    if sizes is None or value.layout != torch.strided or not is_row_major(value):
         return
     fill = _FILL_VALUES[node.target.overloadpacket]  # type: ignore[union-attr]
     if fill is None:
@@ -114,7 +114,8 @@ def _sizes(node: fx.Node) -> list[fx.node.Argument] | None:
     return list(shape) if all(isinstance(size, int) for size in shape) else None
 
 
-def _is_row_major(value: torch.Tensor) -> bool:
+def is_row_major(value: torch.Tensor) -> bool:
+    """Returns whether the elements of `value` lie in memory row after row, without gaps."""
     expected: list[int | torch.SymInt] = []
     step: int | torch.SymInt = 1
     for size in reversed(value.shape):

@@ -1,7 +1,9 @@
 """Cuts a placed graph into pieces that run on one slot each.
 
 A *partition* is a set of nodes of one slot that can run without waiting for another slot in
-between. Partitions are maximal: joining any two of one slot would make a cycle. Their order is
+between. Micro-batches of a pipeline follow each other in rounds: what is in different rounds is in
+different partitions. Otherwise partitions are maximal: joining any two of one slot (and round)
+would make a cycle. Their order is
 executable, and keeps all random operations in the order of the graph, so that they draw the numbers
 that they would draw unplaced: CPU slots and simulated devices share one generator.
 
@@ -24,15 +26,20 @@ from __future__ import annotations
 import heapq
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import fx
 
 from fxdevice.op_kinds import has_tensor_value, is_effectful, is_random, is_tuple_value
 from fxdevice.passes.join_partitions import join_partitions
-from fxdevice.placed_graph import PlacedGraph
+from fxdevice.placed_graph import PlacedGraph, node_info
 from fxdevice.transfer_op import is_transfer, transfer_source
 
 __all__ = ["Partition", "Partitioning", "dependencies", "is_carried", "partition"]
+
+
+_Lane: TypeAlias = tuple[int, int]
+"""Slot and round: only what has both in common can share a partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +79,8 @@ def partition(placed: PlacedGraph) -> Partitioning:
         look only at what stands between two partitions of a slot.
     """
     needs = dependencies(placed)
-    pieces = _list_schedule(placed, needs)
-    joined = join_partitions(pieces, needs, lambda node: placed.slot_of(node).index)
+    pieces = _list_schedule(needs)
+    joined = join_partitions(pieces, needs, _lane)
     position = {node: index for index, node in enumerate(placed.graph.nodes)}
     partitions = []
     for index, piece in enumerate(joined):
@@ -122,31 +129,35 @@ def dependencies(placed: PlacedGraph) -> dict[fx.Node, tuple[fx.Node, ...]]:
     return needs
 
 
-def _list_schedule(
-    placed: PlacedGraph, needs: dict[fx.Node, tuple[fx.Node, ...]]
-) -> list[list[fx.Node]]:
-    """Returns pieces of one slot each, in an executable order; each takes all that is ready."""
+def _lane(node: fx.Node) -> _Lane:
+    info = node_info(node)
+    assert info is not None
+    return info.slot, info.round
+
+
+def _list_schedule(needs: dict[fx.Node, tuple[fx.Node, ...]]) -> list[list[fx.Node]]:
+    """Returns pieces of one lane each, in an executable order; each takes all that is ready."""
     position = {node: index for index, node in enumerate(needs)}
     order = list(needs)
     readers: dict[fx.Node, list[fx.Node]] = defaultdict(list)
     num_waiting = {node: len(before) for node, before in needs.items()}
-    ready: dict[int, list[int]] = defaultdict(list)
+    ready: dict[_Lane, list[int]] = defaultdict(list)
     for node, before in needs.items():
         for source in before:
             readers[source].append(node)
         if not before:
-            heapq.heappush(ready[placed.slot_of(node).index], position[node])
+            heapq.heappush(ready[_lane(node)], position[node])
     pieces: list[list[fx.Node]] = []
-    while slots := [slot for slot, waiting in ready.items() if waiting]:
-        slot = min(slots, key=lambda slot: ready[slot][0])
+    while lanes := [lane for lane, waiting in ready.items() if waiting]:
+        lane = min(lanes, key=lambda lane: ready[lane][0])
         piece: list[fx.Node] = []
-        while ready[slot]:
-            node = order[heapq.heappop(ready[slot])]
+        while ready[lane]:
+            node = order[heapq.heappop(ready[lane])]
             piece.append(node)
             for reader in readers[node]:
                 num_waiting[reader] -= 1
                 if num_waiting[reader] == 0:
-                    heapq.heappush(ready[placed.slot_of(reader).index], position[reader])
+                    heapq.heappush(ready[_lane(reader)], position[reader])
         pieces.append(piece)
     assert sum(map(len, pieces)) == len(needs)
     return pieces

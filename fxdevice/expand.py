@@ -1,0 +1,265 @@
+"""Expands a placement with divided nodes into the instances that run (no torch).
+
+Data parallelism, micro-batches and tensor parallelism are one rewrite. A node with a `Layout` is
+replaced by its pieces. Each piece reads the same piece of every input that has its label, and the
+whole of every other input. Where the layouts of two nodes do not meet, the value is first made
+whole (concatenated, added up, or averaged) and then sliced:
+
+    x --> slice 0 --> piece 0 of f --> piece 0 of g --.
+     `--> slice 1 --> piece 1 of f --> piece 1 of g --+--> concat --> h
+
+A node that every slot computes for itself has copies; a reader takes the copy on its own slot.
+
+Whatever the layouts are, the result is right; they decide only what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.dims import Dims, Layout
+from fxdevice.pieces import Expansion, Instance, Role, lowest_terms, scattered_dim
+from fxdevice.placement import Placement
+from fxdevice.rounds import in_rounds, without_unread
+
+__all__ = ["expand"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """A value that exists in pieces.
+
+    Attributes:
+        role: How they make the whole: CONCAT, SUM or MEAN.
+        dim: Dimension of the pieces, for CONCAT.
+        shares: Share of every piece.
+        names: Instance of every piece.
+        gathers: See `Layout`.
+    """
+
+    role: Role
+    dim: int
+    shares: tuple[int, ...]
+    names: tuple[str, ...]
+    gathers: bool
+
+    def is_cut(self, dim: int, shares: tuple[int, ...]) -> bool:
+        """Returns whether these are pieces along `dim` in these shares."""
+        is_same = lowest_terms(self.shares) == lowest_terms(shares)
+        return self.role is Role.CONCAT and self.dim == dim and is_same
+
+
+def _pieces_of(maker: DagNode, element: int, layout: Layout, names: tuple[str, ...]) -> _Pieces:
+    """Returns how the pieces of one tensor that `maker` makes are its whole."""
+    assert maker.dims is not None
+    dims = maker.dims.outputs[element]
+    if layout.label in dims:
+        dim = dims.index(layout.label)
+        return _Pieces(Role.CONCAT, dim, layout.shares, names, layout.gathers)
+    role = Role.SUM if layout.label in maker.dims.sums[element] else Role.MEAN
+    return _Pieces(role, 0, layout.shares, names, layout.gathers)
+
+
+def expand(dag: Dag, placement: Placement, needed_whole: Iterable[str] = ()) -> Expansion:
+    """Expands a placement into instances.
+
+    Args:
+        dag: The nodes.
+        placement: Slots, and the layouts of divided nodes. `can_divide` holds for each of them,
+            and none that has copies is random or has effects.
+        needed_whole: Names of the nodes whose whole values are needed at the end: graph outputs.
+
+    Returns:
+        The instances; linear in nodes, edges and pieces.
+    """
+    expander = _Expander(dag, placement)
+    for node in dag:
+        expander.add(node)
+    for name in dict.fromkeys(needed_whole):
+        expander.whole(name)
+    instances = without_unread(expander.instances, expander.whole_of)
+    instances = in_rounds(instances, dag)
+    return Expansion(dag, placement, instances, dict(expander.whole_of))
+
+
+class _Expander:
+    def __init__(self, dag: Dag, placement: Placement) -> None:
+        self.instances: list[Instance] = []
+        self.whole_of: dict[str, str] = {}
+        self._dag = dag
+        self._placement = placement
+        self._pieces: dict[str, _Pieces] = {}
+        self._slices: dict[tuple[str, int, tuple[int, ...], int], str] = {}
+        self._num_sliced = 0
+        # Whole values by node and slot, of what several slots have for themselves.
+        self._whole_on: dict[tuple[str, int], str] = {}
+        self._parts_of: dict[str, tuple[str, ...]] = {}
+        self._slot: dict[str, int | None] = {}
+
+    def add(self, node: DagNode) -> None:
+        layout = self._placement.layout_of.get(node.name)
+        if node.element is not None and node.inputs[0] in self._pieces:
+            self._add_elements(node)
+        elif node.element is not None and self._has_copies(node.inputs[0]):
+            self._add_copies(node, self._placement.layout_of[node.inputs[0]])
+        elif layout is None or node.kind is not NodeKind.COMPUTE:
+            slot = None if node.kind is NodeKind.INPUT else self._placement.slot_of[node.name]
+            inputs = tuple(self._whole_for(name, slot) for name in node.inputs)
+            self._emit(Instance(node.name, Role.WHOLE, node.name, slot, inputs))
+            self.whole_of[node.name] = node.name
+        elif layout.copies:
+            self._add_copies(node, layout)
+        else:
+            self._add_pieces(node, layout)
+
+    def whole(self, name: str) -> str:
+        """Returns the instance that is the whole value of a node, made when first asked for."""
+        if name not in self.whole_of:
+            slot = self._placement.slot_of[name]
+            made = f"{name}_{self._pieces[name].role.value}"
+            self.whole_of[name] = self._emit(self._made_whole(made, name, slot))
+        return self.whole_of[name]
+
+    def _whole_for(self, name: str, slot: int | None) -> str:
+        """Returns the whole value that an instance on `slot` reads."""
+        if slot is None or self._placement.slot_of.get(name) == slot:
+            return self.whole(name)
+        if name in self._pieces and self._pieces[name].gathers:
+            return self._gathered(name, slot)
+        return self._whole_on.get((name, slot)) or self.whole(name)
+
+    def _gathered(self, name: str, slot: int) -> str:
+        """Returns the whole value that a slot makes of the pieces for itself."""
+        if (name, slot) not in self._whole_on:
+            role = self._pieces[name].role
+            instance = self._made_whole(f"{name}_{role.value}_on{slot}", name, slot)
+            self._whole_on[name, slot] = self._emit(instance)
+        return self._whole_on[name, slot]
+
+    def _made_whole(self, made: str, name: str, slot: int) -> Instance:
+        pieces = self._pieces[name]
+        dim = scattered_dim(self._dag[name], len(pieces.names))
+        if pieces.role is Role.SUM and pieces.gathers and dim is not None:
+            parts = self._parts(name, dim)
+            even = (1,) * len(parts)
+            return Instance(made, Role.CONCAT, name, slot, parts, shares=even, dim=dim)
+        return Instance(
+            made, pieces.role, name, slot, pieces.names, shares=pieces.shares, dim=pieces.dim
+        )
+
+    def _parts(self, name: str, dim: int) -> tuple[str, ...]:
+        """Returns the parts of a sum, each added up on the slot of one piece."""
+        if name not in self._parts_of:
+            pieces = self._pieces[name].names
+            even = (1,) * len(pieces)
+            parts = []
+            for index, adder in enumerate(pieces):
+                part = f"{name}_part{index}"
+                slices = [
+                    self._emit(
+                        Instance(
+                            f"{part}_{number}",
+                            Role.SLICE,
+                            name,
+                            self._slot[piece],
+                            (piece,),
+                            index,
+                            even,
+                            dim=dim,
+                        )
+                    )
+                    for number, piece in enumerate(pieces)
+                ]
+                where = self._slot[adder]
+                parts.append(
+                    self._emit(
+                        Instance(part, Role.PART, name, where, tuple(slices), index, even, dim=dim)
+                    )
+                )
+            self._parts_of[name] = tuple(parts)
+        return self._parts_of[name]
+
+    def _has_copies(self, name: str) -> bool:
+        layout = self._placement.layout_of.get(name)
+        return layout is not None and layout.copies
+
+    def _add_copies(self, node: DagNode, layout: Layout) -> None:
+        for index, slot in enumerate(layout.slots):
+            inputs = tuple(self._whole_for(name, slot) for name in node.inputs)
+            name = f"{node.name}_copy{index}"
+            self._whole_on[node.name, slot] = self._emit(
+                Instance(name, Role.COPY, node.name, slot, inputs, index)
+            )
+        home = self._placement.slot_of[node.name]
+        slot = home if home in layout.slots else layout.slots[0]
+        self.whole_of[node.name] = self._whole_on[node.name, slot]
+
+    def _add_pieces(self, node: DagNode, layout: Layout) -> None:
+        assert node.dims is not None
+        label, shares = layout.label, layout.shares
+        names = []
+        for index, slot in enumerate(layout.slots):
+            inputs = tuple(
+                self._input_piece(name, node.dims.inputs.get(name, ()), layout, index)
+                for name in node.inputs
+            )
+            name = f"{node.name}_piece{index}"
+            names.append(
+                self._emit(
+                    Instance(name, Role.PIECE, node.name, slot, inputs, index, shares, label)
+                )
+            )
+        self._pieces[node.name] = _pieces_of(node, 0, layout, tuple(names))
+
+    def _add_elements(self, node: DagNode) -> None:
+        """Takes an element of every piece of a tuple."""
+        assert node.element is not None
+        whole = self._pieces[node.inputs[0]]
+        names = []
+        for index, piece in enumerate(whole.names):
+            name = f"{node.name}_piece{index}"
+            slot = self._slot[piece]
+            names.append(
+                self._emit(
+                    Instance(name, Role.PIECE, node.name, slot, (piece,), index, whole.shares)
+                )
+            )
+        maker = self._dag[node.inputs[0]]
+        layout = self._placement.layout_of[maker.name]
+        self._pieces[node.name] = _pieces_of(maker, node.element, layout, tuple(names))
+
+    def _input_piece(self, name: str, dims: Dims, layout: Layout, index: int) -> str:
+        """Returns what one piece reads of an input."""
+        if layout.label not in dims:
+            return self._whole_for(name, layout.slots[index])
+        dim = dims.index(layout.label)
+        known = self._pieces.get(name)
+        if known is not None and known.is_cut(dim, layout.shares):
+            return known.names[index]
+        return self._sliced(name, dim, layout, index)
+
+    def _sliced(self, name: str, dim: int, layout: Layout, index: int) -> str:
+        """Returns a slice of the whole value; it is where the whole is, or where it is read."""
+        shares = lowest_terms(layout.shares)
+        wholes = [self._whole_for(name, reader) for reader in layout.slots]
+        whole = wholes[index]
+        if (whole, dim, shares, index) not in self._slices:
+            self._num_sliced += 1
+            for piece, reader in enumerate(layout.slots):
+                key = (whole, dim, shares, piece)
+                # What another slot has whole itself, it slices itself.
+                if wholes[piece] == whole and key not in self._slices:
+                    slot = self._slot[whole]
+                    made = f"{name}_slice{self._num_sliced - 1}_{piece}"
+                    where = reader if slot is None else slot
+                    self._slices[key] = self._emit(
+                        Instance(made, Role.SLICE, name, where, (whole,), piece, shares, dim=dim)
+                    )
+        return self._slices[whole, dim, shares, index]
+
+    def _emit(self, instance: Instance) -> str:
+        self.instances.append(instance)
+        self._slot[instance.name] = instance.slot
+        return instance.name

@@ -1,0 +1,184 @@
+"""The pieces of divided nodes: what a placement with layouts becomes (no torch).
+
+`fxdevice.expand` makes an `Expansion` of a Dag and a placement. The pass `divide_nodes` writes it
+into an FX graph; `fxdevice.expanded` makes of it a Dag that the simulator and the memory model
+take like any other.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fxdevice.dag import Dag, DagNode
+from fxdevice.dims import Dims
+from fxdevice.placement import Placement
+
+__all__ = [
+    "MIN_SCATTERED_BYTES",
+    "Expansion",
+    "Instance",
+    "Role",
+    "can_divide",
+    "lowest_terms",
+    "piece_size",
+    "scattered_dim",
+    "undivided_bytes",
+]
+
+
+MIN_SCATTERED_BYTES = 1 << 18
+"""About what a link transfers in the time of its latency: 2e10 bytes per second for 1e-5 s."""
+
+
+class Role(enum.Enum):
+    """What an instance does."""
+
+    WHOLE = "whole"
+    """The node itself."""
+    COPY = "copy"
+    """The node itself, on one of several slots that all compute it."""
+    PIECE = "piece"
+    """One piece of the node."""
+    SLICE = "slice"
+    """One piece of a value that exists whole: a view."""
+    CONCAT = "concat"
+    """The whole value, of pieces that stand side by side."""
+    SUM = "sum"
+    """The whole value, of pieces that add up to it."""
+    PART = "part"
+    """One piece, along a dimension, of what pieces add up to."""
+    MEAN = "mean"
+    """The whole value, the mean of its pieces weighted by their shares."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One node of the expanded graph.
+
+    Attributes:
+        name: Unique name; that of the node itself where it is not divided.
+        role: What it does.
+        origin: Name of the node that it comes from.
+        slot: Where it runs; None for a graph input that the caller keeps.
+        inputs: Names of the instances that it reads. For WHOLE, COPY and PIECE one for each of
+            the node's inputs, in their order.
+        index: Number of the piece, for PIECE, SLICE and PART; of the copy, for COPY.
+        shares: Shares of all pieces; empty for WHOLE and COPY.
+        label: For PIECE the label along which the node is divided.
+        dim: For SLICE, PART and CONCAT the dimension.
+        round: Number of the round in which it runs: values that cross between slots reach the
+            next round. Micro-batches of a pipeline follow each other by rounds.
+    """
+
+    name: str
+    role: Role
+    origin: str
+    slot: int | None
+    inputs: tuple[str, ...] = ()
+    index: int = 0
+    shares: tuple[int, ...] = ()
+    label: int = 0
+    dim: int = 0
+    round: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """All instances.
+
+    Attributes:
+        dag: The nodes before.
+        placement: How they are placed and divided.
+        instances: In an order in which they can run.
+        whole_of: For every node that something needs whole the instance that is its whole value.
+    """
+
+    dag: Dag
+    placement: Placement
+    instances: tuple[Instance, ...]
+    whole_of: Mapping[str, str]
+
+
+def can_divide(node: DagNode, label: int, dag: Dag, shares: tuple[int, ...]) -> bool:
+    """Returns whether a node can be divided along a label in these shares.
+
+    It can when every tensor that it makes has the label or is the sum or mean of its pieces, and
+    every dimension with the label can be cut in whole numbers.
+    """
+    if node.dims is None:
+        return False
+    for index, dims in enumerate(node.dims.outputs):
+        means = node.dims.means[index] if node.dims.means else frozenset()
+        if label not in dims and label not in node.dims.sums[index] and label not in means:
+            return False
+    sizes = [
+        size
+        for name, dims in node.dims.inputs.items()
+        for size in _sizes_with(label, dims, dag[name].shape)
+    ]
+    if node.shape is not None and len(node.dims.outputs) == 1:
+        sizes += _sizes_with(label, node.dims.outputs[0], node.shape)
+    return bool(sizes) and all(_is_cut_evenly(size, shares) for size in sizes)
+
+
+def piece_size(size: int, shares: tuple[int, ...], index: int) -> int:
+    """Returns the size of one piece of a dimension.
+
+    >>> piece_size(12, (2, 1), 0)
+    8
+    """
+    return size * shares[index] // sum(shares)
+
+
+def scattered_dim(node: DagNode, num_pieces: int) -> int | None:
+    """Returns the dimension along which the sum of pieces is best divided for adding it up.
+
+    A slot that adds up whole pieces receives all of them. Where every slot adds up one part, and
+    sends it to the others, much less crosses, in two exchanges instead of one.
+
+    Returns:
+        The first dimension that can be cut evenly; None where there is none, where there are two
+        pieces (the bytes are the same), and where the value is so small that latency decides.
+
+    Source: Thakur, Rabenseifner, Gropp, "Optimization of collective communication operations in
+    MPICH", IJHPCA 19(1), 2005, section 4.5 (reduce-scatter, then all-gather).
+    """
+    if num_pieces < 3 or node.output_bytes < MIN_SCATTERED_BYTES or node.shape is None:
+        return None
+    even = (dim for dim, size in enumerate(node.shape) if size % num_pieces == 0)
+    return next(even, None)
+
+
+def undivided_bytes(node: DagNode, label: int, dag: Dag) -> int:
+    """Returns the bytes that every piece of a node reads whole, such as those of a weight.
+
+    A lookup reads no whole table: then the traffic of the node is less than what its inputs hold.
+    """
+    if node.dims is None:
+        return 0
+    dims = node.dims.inputs
+    found = sum(dag[name].output_bytes for name in node.inputs if label not in dims.get(name, ()))
+    return found if found <= node.traffic_bytes else 0
+
+
+def _sizes_with(label: int, dims: Dims, shape: tuple[int, ...] | None) -> list[int]:
+    if shape is None:
+        return []
+    return [size for found, size in zip(dims, shape, strict=True) if found == label]
+
+
+def _is_cut_evenly(size: int, shares: tuple[int, ...]) -> bool:
+    return all(size * share % sum(shares) == 0 for share in shares)
+
+
+def lowest_terms(shares: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the smallest whole numbers in the same proportion.
+
+    >>> lowest_terms((4, 2))
+    (2, 1)
+    """
+    divisor = math.gcd(*shares)
+    return tuple(share // divisor for share in shares)
