@@ -1,0 +1,189 @@
+"""The strategy `branch`: what can run at the same time does, where that shortens the makespan.
+
+Operations are divided among the slots one by one or in branches, so that one execution of the graph
+ends as early as possible within the memory limits:
+
+    1. Coarsen the graph (`coarsen`).
+    2. Search from coarse to fine with list scheduling and local search (`branch_search`).
+    3. Simulate the best few placements node by node, with everything on one slot among them, and
+       take the fastest that fits.
+
+The search counts what is kept for as long as the model runs, but not working memory. When the best
+placement turns out not to fit, what it lacks is set aside and the search is made again.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fxdevice.errors import PlacementError
+from fxdevice.placement import Placement, PlacementProblem
+from fxdevice.placers.branch_search import Candidate, levels, search
+from fxdevice.placers.coarse_graph import CoarseGraph
+from fxdevice.placers.memory import excess_bytes, memory_limits
+from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.reasons import reasons
+from fxdevice.placers.units import UnitGraph, unit_graph
+from fxdevice.simulate import simulate
+from fxdevice.workload import build_workload
+
+__all__ = ["place_branch"]
+
+_MAX_ATTEMPTS = 4
+"""Searches with more and more memory set aside."""
+
+_MAX_JUDGED = 8
+_JUDGED_NODES = 15_000
+"""Placements that are simulated: at most so many, and about so many nodes in all."""
+
+
+def place_branch(problem: PlacementProblem) -> Placement:
+    """Places the nodes so that one execution ends early.
+
+    Args:
+        problem: What is to be placed.
+
+    Returns:
+        The placement. It is no slower than everything that is not pinned on any one slot, where
+        that fits.
+
+    Raises:
+        PlacementError: A pin is unusable, or no placement found respects the memory limits.
+    """
+    with _without_collection():
+        graph = unit_graph(problem)
+        if not graph.units:
+            return Placement({}, {})
+        found = _Judge(graph).best()
+        if found is None:
+            # It takes more care of memory, or says what is missing.
+            return place_pipeline(problem)
+        return Placement(found.slot_of, reasons(graph, found.slots, _why(graph, found.slots)))
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Keeps Python's garbage collector from looking through the tables again and again.
+
+    They are large and have no cycles; the collector would take most of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A placement that was simulated node by node."""
+
+    makespan_s: float
+    slots: list[int]
+    slot_of: dict[str, int]
+
+
+class _Judge:
+    """Searches, and compares what was found node by node."""
+
+    def __init__(self, graph: UnitGraph) -> None:
+        self._graph = graph
+        self._problem = graph.problem
+        self._limits = memory_limits(graph.problem)
+        self._levels = levels(graph)
+        self._known: dict[tuple[int, ...], _Judged] = {}
+        self._excess: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def best(self) -> _Judged | None:
+        """Returns the fastest placement found that fits; None when none does."""
+        finest = self._levels[0]
+        resident = self._problem.resident_bytes or (0,) * self._graph.num_slots
+        reserved = list(resident)
+        for _ in range(_MAX_ATTEMPTS):
+            room = tuple(
+                math.inf if limit is None else float(limit - kept)
+                for limit, kept in zip(self._limits, reserved, strict=True)
+            )
+            candidates = search(self._levels, room)
+            excess = self._judge_first(candidates)
+            if not any(excess):
+                break
+            reserved = [kept + more for kept, more in zip(reserved, excess, strict=True)]
+        self._judge_single(finest)
+        return min(self._known.values(), key=lambda found: found.makespan_s, default=None)
+
+    def _judge_first(self, candidates: Sequence[Candidate]) -> tuple[int, ...]:
+        """Simulates the best candidates; returns what the very best lacks, in bytes by slot."""
+        num_judged = max(1, min(_MAX_JUDGED, _JUDGED_NODES // len(self._problem.dag)))
+        for candidate in candidates[:num_judged]:
+            self._judge(self._levels[0], candidate.slots)
+        return self._excess[candidates[0].slots]
+
+    def _judge_single(self, finest: CoarseGraph) -> None:
+        """Simulates everything on one slot, for the fastest slot where that fits.
+
+        Without pins nothing waits there: slots that cannot be faster are left out.
+        """
+        by_time = sorted(
+            range(self._graph.num_slots),
+            key=lambda slot: (_seconds(self._graph, slot), slot),
+        )
+        best_s = min((found.makespan_s for found in self._known.values()), default=math.inf)
+        is_pinned = any(node.pin is not None for node in finest.nodes)
+        for slot in by_time:
+            if not is_pinned and _seconds(self._graph, slot) >= best_s:
+                return
+            slots = tuple(slot if node.pin is None else node.pin for node in finest.nodes)
+            if self._judge(finest, slots):
+                return
+
+    def _judge(self, finest: CoarseGraph, slots: tuple[int, ...]) -> bool:
+        """Simulates a placement unless that was done; returns whether it fits."""
+        if slots not in self._excess:
+            unit_slots = finest.unit_slots(slots)
+            slot_of = self._graph.slot_of(unit_slots)
+            self._excess[slots] = excess_bytes(self._problem, slot_of, self._limits)
+            if not any(self._excess[slots]):
+                makespan_s = self._makespan_s(slot_of)
+                if math.isfinite(makespan_s):
+                    self._known[slots] = _Judged(makespan_s, unit_slots, slot_of)
+        return slots in self._known
+
+    def _makespan_s(self, slot_of: dict[str, int]) -> float:
+        workload = build_workload(self._problem, slot_of)
+        try:
+            return simulate(workload, self._problem.topology).makespan_s
+        except PlacementError:  # Values would go between slots that are not connected.
+            return math.inf
+
+
+def _seconds(graph: UnitGraph, slot: int) -> float:
+    return math.fsum(unit.seconds[slot] for unit in graph.units)
+
+
+def _why(graph: UnitGraph, slots: Sequence[int]) -> list[str]:
+    """Returns the reason of every unit that is not pinned."""
+    if len(set(slots)) == 1:
+        return [f"all on slot {slots[0]}: no division found is faster"] * len(slots)
+    found = []
+    branch_of = list(range(len(slots)))
+    for index, (unit, slot) in enumerate(zip(graph.units, slots, strict=True)):
+        values = [graph.values[value] for value in unit.reads]
+        makers = [value.home for value in values if not value.is_state]
+        readers = [r for v in unit.makes for r in graph.values[v].readers if slots[r] == slot]
+        if len(set(makers)) == 1 and makers[0] < index and slots[makers[0]] == slot:
+            branch_of[index] = branch_of[makers[0]]
+        first = branch_of[index]
+        if unit.has_state and readers:
+            found.append(f"with its reader {graph.units[min(readers)].name} on slot {slot}")
+        elif first != index:
+            found.append(f"with its branch from {graph.units[first].name} on slot {slot}")
+        else:
+            found.append(f"earliest finish on slot {slot}")
+    return found

@@ -1,0 +1,190 @@
+"""Searching for the placement with the shortest makespan: from coarse to fine.
+
+    1. Coarsen in levels, to some thousands of nodes and then to two hundred.
+    2. On the coarsest level begin with simple placements and list schedules, and improve the best
+       by local search; or, when there are few placements in all, try all of them.
+    3. On each finer level go on with the best so far and with list schedules of that level.
+
+Source: Hendrickson, Leland, "A multilevel algorithm for partitioning graphs", Supercomputing 1995.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from fxdevice.placers.branch_seeds import seeds
+from fxdevice.placers.coarse_graph import CoarseGraph, units_as_nodes
+from fxdevice.placers.coarsen import coarser
+from fxdevice.placers.list_schedule import Room, list_schedules
+from fxdevice.placers.local_search import LocalSearch
+from fxdevice.placers.units import UnitGraph
+
+__all__ = ["Candidate", "levels", "search"]
+
+_LEVEL_SIZES = (10_000, 2_000, 200)
+"""Most nodes of every level, from fine to coarse.
+
+Source: two hundred nodes take about 0.2 ms to time, so that a thousand moves can be tried; a list
+schedule of ten thousand takes a tenth of a second.
+"""
+
+_NUM_IMPROVED = 3
+"""Placements of a level that are improved."""
+
+_MAX_TRIED = 2_500
+"""Placements of the coarsest level up to which all of them are tried."""
+
+_LARGE = 2_000
+_NUM_LISTED_IF_LARGE = 4
+_NUM_IMPROVED_IF_LARGE = 1
+"""A level with more nodes than this has so many list schedules and improvements."""
+
+_MAX_LISTED = 1_000
+"""Nodes up to which a level that is not the finest is scheduled step by step too."""
+
+_WORK = 100_000
+_WORK_PER_STEP = 6
+"""Steps of coarse graphs that the local search may look at: a number, and some for each step of
+the finest level. One takes about a microsecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A placement that was found.
+
+    Attributes:
+        makespan_s: Seconds it takes on the finest level.
+        slots: Slot of every node of the finest level.
+    """
+
+    makespan_s: float
+    slots: tuple[int, ...]
+
+
+def levels(graph: UnitGraph) -> tuple[CoarseGraph, ...]:
+    """Returns coarse graphs of some sizes, from fine to coarse."""
+    found = [coarser(units_as_nodes(graph), _LEVEL_SIZES[0])]
+    for max_nodes in _LEVEL_SIZES[1:]:
+        if len(found[-1].nodes) > max_nodes:
+            found.append(coarser(found[-1], max_nodes))
+    return tuple(found)
+
+
+def search(graphs: Sequence[CoarseGraph], room: Room) -> list[Candidate]:
+    """Finds placements with a short makespan.
+
+    Args:
+        graphs: Coarse graphs from fine to coarse; see `levels`.
+        room: Bytes that the nodes may keep on every slot. Placements respect it where possible.
+
+    Returns:
+        Placements of the finest level, the best first.
+    """
+    num_steps = len(graphs[0].steps)
+    work = (_WORK + _WORK_PER_STEP * num_steps) // len(graphs)
+    found: list[list[int]] = []
+    for index in reversed(range(len(graphs))):
+        coarse = graphs[index]
+        if index + 1 < len(graphs):
+            above = _index_in(graphs[index + 1], coarse)
+            found = [[slots[node] for node in above] for slots in found]
+        level = _Level(coarse, room)
+        is_listed = not index or len(coarse.nodes) <= _MAX_LISTED
+        candidates = level.candidates(found, index == len(graphs) - 1, is_listed, work)
+        num_kept = len(candidates) if not index else _NUM_IMPROVED
+        found = [list(candidate.slots) for candidate in candidates[:num_kept]]
+    return candidates
+
+
+def _index_in(coarse: CoarseGraph, fine: CoarseGraph) -> list[int]:
+    """Returns for every node of a fine level the node of the next level that it is part of."""
+    return [coarse.node_of[node.units[0]] for node in fine.nodes]
+
+
+class _Level:
+    """The search on one level."""
+
+    def __init__(self, coarse: CoarseGraph, room: Room) -> None:
+        self._coarse = coarse
+        self._room = room
+        self._search = LocalSearch(coarse, room)
+        self._known_s: dict[tuple[int, ...], float] = {}
+
+    def candidates(
+        self, known: Sequence[list[int]], is_coarsest: bool, is_listed: bool, work: int
+    ) -> list[Candidate]:
+        """Returns placements of this level, the best first."""
+        coarse = self._coarse
+        num_free = sum(node.pin is None for node in coarse.nodes)
+        if is_coarsest and _fewer_than(coarse.num_slots, num_free, _MAX_TRIED):
+            return self._timed(self._all())
+        is_large = len(coarse.nodes) > _LARGE
+        num_improved = _NUM_IMPROVED_IF_LARGE if is_large else _NUM_IMPROVED
+        begun: list[Sequence[int]] = list(known)
+        if is_coarsest:
+            begun.extend(seeds(coarse, self._room))
+        if coarse.num_slots > 1 and is_listed:
+            num_listed = _NUM_LISTED_IF_LARGE if is_large else None
+            begun.extend(itertools.islice(list_schedules(coarse, self._room), num_listed))
+        timed = self._timed(begun)
+        improved = []
+        for candidate in timed[:num_improved]:
+            slots, makespan_s = self._search.improve(candidate.slots, work // _NUM_IMPROVED)
+            self._known_s[tuple(slots)] = makespan_s
+            improved.append(slots)
+        return self._timed([*improved, *(candidate.slots for candidate in timed)])
+
+    def _all(self) -> Iterator[tuple[int, ...]]:
+        slots = range(self._coarse.num_slots)
+        return itertools.product(
+            *(slots if node.pin is None else (node.pin,) for node in self._coarse.nodes)
+        )
+
+    def _timed(self, placements: Iterable[Sequence[int]]) -> list[Candidate]:
+        """Returns different placements that keep to the room, or come near to it, by makespan."""
+        repaired = (tuple(_repaired(self._coarse, slots, self._room)) for slots in placements)
+        timed = [
+            (_excess(self._coarse, slots, self._room), self._makespan_s(slots), slots)
+            for slots in dict.fromkeys(repaired)
+        ]
+        return [Candidate(makespan_s, slots) for _, makespan_s, slots in sorted(timed)]
+
+    def _makespan_s(self, slots: tuple[int, ...]) -> float:
+        if slots not in self._known_s:
+            self._known_s[slots] = self._search.time.makespan_s(slots)
+        return self._known_s[slots]
+
+
+def _fewer_than(base: int, exponent: int, limit: int) -> bool:
+    """Returns whether base ** exponent is below a limit."""
+    return base == 1 or (exponent < limit.bit_length() and base**exponent < limit)
+
+
+def _left(coarse: CoarseGraph, slots: Sequence[int], room: Room) -> list[float]:
+    left = list(room)
+    for node, slot in zip(coarse.nodes, slots, strict=True):
+        left[slot] -= node.fixed_bytes
+    return left
+
+
+def _excess(coarse: CoarseGraph, slots: Sequence[int], room: Room) -> float:
+    return -sum(min(0.0, left) for left in _left(coarse, slots, room))
+
+
+def _repaired(coarse: CoarseGraph, slots: Sequence[int], room: Room) -> Sequence[int]:
+    """Moves nodes from slots without enough room to those with the most, large ones first."""
+    left = _left(coarse, slots, room)
+    if min(left) >= 0:
+        return slots
+    found = list(slots)
+    for node in sorted(range(len(found)), key=lambda node: -coarse.nodes[node].fixed_bytes):
+        num_bytes, slot = coarse.nodes[node].fixed_bytes, found[node]
+        other = left.index(max(left))
+        is_free = coarse.nodes[node].pin is None and num_bytes > 0
+        if is_free and left[slot] < 0 and left[other] >= num_bytes:
+            found[node] = other
+            left[slot] += num_bytes
+            left[other] -= num_bytes
+    return found

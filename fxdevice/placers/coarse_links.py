@@ -1,0 +1,102 @@
+"""Queues, channels and transfer times between slots as tables, for many look-ups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from fxdevice.placers.coarse_graph import CoarseValue
+from fxdevice.topology import Topology
+
+__all__ = ["SlotPairs"]
+
+
+class SlotPairs:
+    """What lies between every two slots of a topology.
+
+    Attributes:
+        devices: Number of the device of every slot.
+        queues: Number of the queue of every slot.
+        channels: Number of the channel from each slot to each slot.
+        num_channels: How many channels there are.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        """Makes the tables.
+
+        Args:
+            topology: The slots and the links between them.
+        """
+        slots = topology.slots
+        self.devices = _numbered([slot.device for slot in slots])
+        self.queues = _numbered(
+            [
+                f"slot {slot.index}" if slot.queue is None else f"queue {slot.queue}"
+                for slot in slots
+            ]
+        )
+        names: dict[str, int] = {}
+        self.channels: list[list[int]] = []
+        self._latency_s: list[list[float]] = []
+        self._s_per_byte: list[list[float]] = []
+        for first in range(len(slots)):
+            row = [(first, second, topology) for second in range(len(slots))]
+            self.channels.append([names.setdefault(_channel(*pair), len(names)) for pair in row])
+            costs = [_cost(*pair) for pair in row]
+            self._latency_s.append([latency_s for latency_s, _ in costs])
+            self._s_per_byte.append([s_per_byte for _, s_per_byte in costs])
+        self.num_channels = len(names)
+        self._mean_latency_s = _mean(self._latency_s)
+        self._mean_s_per_byte = _mean(self._s_per_byte)
+
+    def transfer_s(self, value: CoarseValue, source: int, destination: int) -> float:
+        """Returns the seconds that the transfers of a value take.
+
+        Zero within a device, infinite between slots that are not connected.
+        """
+        return (
+            value.num_transfers * self._latency_s[source][destination]
+            + value.num_bytes * self._s_per_byte[source][destination]
+        )
+
+    def times_s(self, value: CoarseValue, source: int) -> list[float]:
+        """Returns the seconds to every slot."""
+        count, num_bytes = value.num_transfers, value.num_bytes
+        rows = zip(self._latency_s[source], self._s_per_byte[source], strict=True)
+        return [count * latency_s + num_bytes * s_per_byte for latency_s, s_per_byte in rows]
+
+    def mean_s(self, value: CoarseValue) -> float:
+        """Returns the seconds over the average link."""
+        latency_s = value.num_transfers * self._mean_latency_s
+        return latency_s + value.num_bytes * self._mean_s_per_byte
+
+
+def _numbered(names: Sequence[str]) -> list[int]:
+    index_of: dict[str, int] = {}
+    return [index_of.setdefault(name, len(index_of)) for name in names]
+
+
+def _channel(first: int, second: int, topology: Topology) -> str:
+    link = topology.link(first, second)
+    if link is None or link.channel is None:
+        return f"slot {first} to slot {second}"
+    return f"channel {link.channel}"
+
+
+def _cost(first: int, second: int, topology: Topology) -> tuple[float, float]:
+    """Returns latency and seconds per byte."""
+    if topology.shares_device(first, second):
+        return 0.0, 0.0
+    link = topology.link(first, second)
+    return (math.inf, 0.0) if link is None else (link.latency_s, 1 / link.bytes_per_s)
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> float:
+    """Returns the mean of the finite figures between different slots."""
+    found = [
+        figure
+        for first, row in enumerate(rows)
+        for second, figure in enumerate(row)
+        if first != second and math.isfinite(figure)
+    ]
+    return math.fsum(found) / len(found) if found else 0.0
