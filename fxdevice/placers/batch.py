@@ -1,0 +1,178 @@
+"""Finds the batch: the dimension of a call's inputs along which the whole graph can be divided.
+
+A candidate is a dimension and a size that some inputs of the call have. From there the division is
+carried through the graph by the labels of every operation (`fxdevice.dims`): a node is divided when
+an input of it is, along the label of that input's dimension, if the operation allows it. What comes
+out is a proof, not a guess: whatever the sizes look like, a node is divided only where its labels
+say that the pieces are right. The candidate that divides most of the work is the batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.dims import Label
+from fxdevice.pieces import can_divide
+from fxdevice.placement import PlacementProblem
+
+__all__ = ["Batch", "BatchDivision", "divide_batch", "find_batch"]
+
+_MAX_CANDIDATES = 3
+"""Candidates that are carried through the graph. The batch is nearly always the first."""
+
+_MAX_DIM = 2
+"""Dimensions of an input that can be the batch: the first, or the second (recurrent networks)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A dimension of the call's inputs.
+
+    Attributes:
+        dim: Which one.
+        size: Its size.
+    """
+
+    dim: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDivision:
+    """How far the division of a batch reaches.
+
+    Attributes:
+        batch: The batch.
+        shares: Shares of the pieces.
+        label_of: Label along which every divided node is divided.
+        barriers: Names of the nodes that read a divided value but cannot be divided themselves.
+        seconds_share: Share of the predicted work that is divided, on the first slot.
+    """
+
+    batch: Batch
+    shares: tuple[int, ...]
+    label_of: Mapping[str, Label]
+    barriers: tuple[str, ...]
+    seconds_share: float
+
+
+def find_batch(problem: PlacementProblem, num_pieces: int) -> BatchDivision | None:
+    """Returns the division into equal pieces that reaches furthest.
+
+    Args:
+        problem: What is to be placed.
+        num_pieces: Number of pieces; fewer when the batch is smaller.
+
+    Returns:
+        The division; None when no input has a dimension of two or more elements.
+    """
+    found = [
+        divide_batch(problem, batch, even_shares(batch.size, num_pieces))
+        for batch in _candidates(problem.dag)
+    ]
+    return max(found, key=lambda division: division.seconds_share, default=None)
+
+
+def even_shares(size: int, num_pieces: int) -> tuple[int, ...]:
+    """Returns shares that differ by one at most, the larger ones first.
+
+    >>> even_shares(7, 3)
+    (3, 2, 2)
+    """
+    num_pieces = min(size, num_pieces)
+    return tuple(size // num_pieces + (i < size % num_pieces) for i in range(num_pieces))
+
+
+def divide_batch(problem: PlacementProblem, batch: Batch, shares: tuple[int, ...]) -> BatchDivision:
+    """Carries the division of a batch through the graph; linear in nodes and edges.
+
+    What cannot be divided, or is pinned, is computed whole; if its value has the batch still, what
+    reads it is divided again.
+
+    Args:
+        problem: What is to be placed. Pinned operations are not divided.
+        batch: The batch.
+        shares: Shares of the pieces; they add up to the size of the batch.
+    """
+    dag = problem.dag
+    cut_at: dict[str, int] = {}
+    label_of: dict[str, Label] = {}
+    barriers: list[str] = []
+    for node in dag:
+        if node.kind is not NodeKind.COMPUTE:
+            if _is_argument(node) and _has_batch(node, batch):
+                cut_at[node.name] = batch.dim
+        elif node.element is not None and node.inputs[0] in label_of:
+            maker = dag[node.inputs[0]]
+            _note(cut_at, node.name, maker, node.element, label_of[maker.name])
+        elif any(name in cut_at for name in node.inputs):
+            label = _label(node, dag, cut_at, shares)
+            if label is not None and node.name not in problem.pins:
+                label_of[node.name] = label
+            if label is not None:
+                _note(cut_at, node.name, node, 0, label)
+            else:
+                barriers.append(node.name)
+                if _has_batch(node, batch):
+                    cut_at[node.name] = batch.dim
+    share = _seconds_share(problem, label_of)
+    return BatchDivision(batch, shares, label_of, tuple(barriers), share)
+
+
+def _candidates(dag: Dag) -> list[Batch]:
+    found: Counter[Batch] = Counter()
+    for node in dag:
+        if _is_argument(node):
+            for dim, size in enumerate((node.shape or ())[:_MAX_DIM]):
+                if size > 1:
+                    found[Batch(dim, size)] += 1
+    # The first dimension before the second, then what most inputs have, then the first met.
+    ranked = sorted(found, key=lambda batch: (batch.dim, -found[batch]))
+    return ranked[:_MAX_CANDIDATES]
+
+
+def _is_argument(node: DagNode) -> bool:
+    return node.kind is NodeKind.INPUT or (node.kind is NodeKind.STATE and node.is_argument)
+
+
+def _has_batch(node: DagNode, batch: Batch) -> bool:
+    return node.shape is not None and node.shape[batch.dim : batch.dim + 1] == (batch.size,)
+
+
+def _label(
+    node: DagNode, dag: Dag, cut_at: Mapping[str, int], shares: tuple[int, ...]
+) -> Label | None:
+    """Returns the label along which a node is divided, if it can be.
+
+    Among several, the one that the largest divided inputs have: the others are sliced or read
+    whole, which costs less the smaller they are.
+    """
+    if node.dims is None:
+        return None
+    weight: dict[Label, int] = {}
+    for name in node.inputs:
+        dims = node.dims.inputs.get(name, ())
+        label = dims[cut_at[name]] if name in cut_at and dims else None
+        if label is not None:
+            weight[label] = weight.get(label, 0) + dag[name].output_bytes
+    for label in sorted(weight, key=lambda label: (-weight[label], label)):
+        if can_divide(node, label, dag, shares):
+            return label
+    return None
+
+
+def _note(cut_at: dict[str, int], name: str, maker: DagNode, element: int, label: Label) -> None:
+    """Records along which dimension a value is divided, unless its pieces add up to it."""
+    assert maker.dims is not None
+    dims = maker.dims.outputs[element]
+    if label in dims:
+        cut_at[name] = dims.index(label)
+
+
+def _seconds_share(problem: PlacementProblem, divided: Iterable[str]) -> float:
+    total_s = sum(problem.costs.seconds(node.name, 0) for node in problem.dag)
+    divided_s = sum(problem.costs.seconds(name, 0) for name in divided)
+    return divided_s / total_s if total_s else 0.0
