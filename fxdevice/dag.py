@@ -123,6 +123,10 @@ class Dag:
                     raise ValueError(f"node {node.name!r} needs {name!r}, which is not before it")
             seen.add(node.name)
 
+    def __reduce__(self) -> tuple[type[Dag], tuple[tuple[DagNode, ...]]]:
+        # What is computed from the nodes is computed again.
+        return Dag, (self.nodes,)
+
     def __iter__(self) -> Iterator[DagNode]:
         return iter(self.nodes)
 

@@ -142,7 +142,7 @@ def _checked(call: Call, labels: Labels) -> OpDims | None:
         sums.append(frozenset(added & kept))
         averaged = _entry(labels.means, index) if has_content else frozenset()
         means.append(frozenset(averaged & kept))
-    return OpDims(MappingProxyType(inputs), tuple(outputs), tuple(sums), tuple(means))
+    return OpDims(dict(inputs), tuple(outputs), tuple(sums), tuple(means))
 
 
 def _roles(call: Call, labels: Labels) -> dict[fx.Node, list[Dims]]:

@@ -106,6 +106,8 @@ def _has_view(args: Sequence[Any]) -> bool:
     source = args[0].meta.get("val") if isinstance(args[0], fx.Node) else None
     if not isinstance(source, torch.Tensor) or len(args) < 2:
         return True
+    if any(isinstance(size, fx.Node) for size in args[1]):
+        return True  # sizes that other nodes compute are not known here
     try:
         source.view(args[1])
     except (RuntimeError, ValueError):
