@@ -45,6 +45,11 @@ class _Tracing(threading.local):
     """The trace device of the current thread; None outside of `unified_tracing`."""
 
     device: torch.device | None = None
+    has_meta: bool = False
+
+    def replaces(self, device: torch.device) -> bool:
+        """Returns whether a fake tensor of `device` claims the trace device."""
+        return self.device is not None and (self.has_meta or device.type != "meta")
 
 
 _tracing = _Tracing()
@@ -64,20 +69,22 @@ def trace_device(devices: Sequence[torch.device]) -> torch.device:
 
 
 @contextlib.contextmanager
-def unified_tracing(device: torch.device | None) -> Iterator[None]:
+def unified_tracing(device: torch.device | None, *, has_meta: bool = False) -> Iterator[None]:
     """Makes fake tensors of this thread claim to be on `device`.
 
     Args:
         device: The trace device; None switches unified tracing off inside, as the inner compiler
             of a partition needs it.
+        has_meta: Whether the meta device stands for the trace device too, as it does where a model
+            is planned without its weights; otherwise meta stays meta.
     """
     _install()
-    previous = _tracing.device
-    _tracing.device = device
+    previous = _tracing.device, _tracing.has_meta
+    _tracing.device, _tracing.has_meta = device, has_meta
     try:
         yield
     finally:
-        _tracing.device = previous
+        _tracing.device, _tracing.has_meta = previous
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -129,7 +136,7 @@ def _with_trace_device(method: Callable[..., FakeTensor]) -> Callable[..., FakeT
     @functools.wraps(method)
     def from_real_tensor(*args: Any, **kwargs: Any) -> FakeTensor:
         fake = method(*args, **kwargs)
-        if _tracing.device is not None and fake.fake_device.type != "meta":
+        if _tracing.device is not None and _tracing.replaces(fake.fake_device):
             fake.fake_device = _tracing.device
         return fake
 
@@ -160,8 +167,8 @@ def _devices_rewritten(
     device: torch.device,
 ) -> tuple[Sequence[object], dict[str, object]]:
     def rewritten(value: object) -> object:
-        is_real_device = isinstance(value, torch.device) and value.type != "meta"
-        return device if is_real_device else value
+        is_replaced = isinstance(value, torch.device) and _tracing.replaces(value)
+        return device if is_replaced else value
 
     if any(isinstance(value, torch.device) for value in args):
         args = tuple(rewritten(value) for value in args)
