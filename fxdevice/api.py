@@ -11,6 +11,7 @@ from fxdevice.devices import DeviceLike
 from fxdevice.errors import CompileOptionError
 from fxdevice.model import CompiledFunction, CompiledModel, compiled_model_of
 from fxdevice.options import InnerLike, make_options
+from fxdevice.plans import Plan
 from fxdevice.preflight import check_module
 from fxdevice.report import Report, make_report
 
@@ -32,6 +33,7 @@ def compile(
     fullgraph: bool = False,
     repair: str = "warn",
     debug: bool | str = False,
+    plan: Plan | None = None,
 ) -> ModelT:
     """Puts a model on several devices.
 
@@ -59,6 +61,7 @@ def compile(
         debug: True runs node by node and synchronously, checks the devices of all arguments, and
             names node, device, source line and shapes in every error; "numbers" also stops at the
             first NaN or infinity. Slow.
+        plan: What `fxdevice.plan` made for this model; followed instead of a strategy.
 
     Returns:
         The same module, or a callable in place of a function.
@@ -67,6 +70,8 @@ def compile(
         DeviceError: `devices` cannot be used.
         CompileOptionError: Another option cannot be used, or `model` was compiled before.
         PlacementError: The state does not fit into `max_memory`.
+        PlanError: The plan is for another model or another number of slots, or another option
+            contradicts it.
         StateError: The module has no weights (meta device).
         TypeError: `model` is not callable, or an option has the wrong type.
     """
@@ -89,6 +94,7 @@ def compile(
         fullgraph=fullgraph,
         repair=repair,
         debug=debug,
+        plan=plan,
     )
     if isinstance(model, nn.Module):
         check_module(model, options)

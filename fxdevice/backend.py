@@ -21,7 +21,7 @@ from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
 from fxdevice.graph_log import log_placed
 from fxdevice.module_paths import input_name
-from fxdevice.options import CompileOptions
+from fxdevice.options import CompileOptions, topology_of
 from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.repairs import outputs_on_cpu, repairs_in
@@ -29,7 +29,6 @@ from fxdevice.runtime.debug import DebugCompiler
 from fxdevice.runtime.inner import InnerCompiler, make_inner
 from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
-from fxdevice.topology import Slot, Topology
 from fxdevice.tracing import trace_device, unified_tracing
 
 __all__ = ["GraphCompiler"]
@@ -80,6 +79,8 @@ class GraphCompiler:
             strategy=self.options.strategy,
             inner=self.inner,
             resident_bytes=self._resident_bytes(),
+            plan=self.options.plan,
+            is_first=not self._records.graphs,
         )
         try:
             compiled = self._capture(module, example_inputs, driver)
@@ -246,17 +247,6 @@ class GraphCompiler:
         if self._state is None:
             return (0,) * len(self.options.devices)
         return self._state.resident_bytes()
-
-
-def topology_of(options: CompileOptions) -> Topology:
-    """Returns the slots of `options` as the placers see them."""
-    limits = options.memory_bytes or (None,) * len(options.devices)
-    return Topology(
-        tuple(
-            Slot(index, str(device), memory_bytes=limit)
-            for index, (device, limit) in enumerate(zip(options.devices, limits, strict=True))
-        )
-    )
 
 
 def break_of(module: fx.GraphModule) -> str | None:

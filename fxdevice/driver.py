@@ -7,6 +7,7 @@ forward and a backward graph, whose nodes keep their slots, and each is lowered 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,17 +18,26 @@ from fxdevice.costs import CostTable
 from fxdevice.costs import estimate_costs as cost_table
 from fxdevice.cut import cut_joint
 from fxdevice.dag import Dag, NodeKind
+from fxdevice.errors import PlacementError
+from fxdevice.expand import expand
+from fxdevice.expanded import expanded_problem
 from fxdevice.graph_inputs import GraphInputs, input_index
+from fxdevice.memory_model import MemoryOptions
 from fxdevice.passes.assign_devices import assign_devices
 from fxdevice.passes.assign_slots import assign_slots
+from fxdevice.passes.divide_nodes import divide_nodes
 from fxdevice.passes.estimate_costs import estimate_costs
 from fxdevice.passes.insert_transfers import insert_transfers
 from fxdevice.passes.normalize import normalize
 from fxdevice.passes.partition import Partitioning, partition
+from fxdevice.passes.prepare import prepare
+from fxdevice.passes.repeatable import dims_or_repeatable
 from fxdevice.pipeline import Pass, Pipeline
 from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers import placer_named
+from fxdevice.placers import divides, placer_named
+from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.plans import Plan
 from fxdevice.runtime.executor import SerialExecutor
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.lower import lower
@@ -36,6 +46,8 @@ from fxdevice.topology import Topology
 from fxdevice.verify import verify
 
 __all__ = ["GraphDriver", "LoweredGraph", "default_pipeline"]
+
+log = logging.getLogger(__name__)
 
 
 def default_pipeline() -> Pipeline:
@@ -79,6 +91,9 @@ class GraphDriver:
         strategy: Name of the placer.
         inner: The inner compiler.
         resident_bytes: Bytes of state that is already on each slot.
+        plan: A plan to follow: node by node where the graph is one that was planned, else by its
+            strategy around the places of its state.
+        is_first: Whether no graph of the model was placed before.
         lowered: The graphs lowered so far.
         state_slots: Slot that the placement gave each state input, by input position.
         is_captured: Whether AOTAutograd has captured the graph; a later failure is not its own.
@@ -89,6 +104,8 @@ class GraphDriver:
     strategy: str
     inner: InnerCompiler
     resident_bytes: tuple[int, ...]
+    plan: Plan | None = None
+    is_first: bool = True
     lowered: list[LoweredGraph] = field(default_factory=list)
     state_slots: dict[int, int] = field(default_factory=dict)
     is_captured: bool = False
@@ -104,17 +121,14 @@ class GraphDriver:
         does not transfer it again.
         """
         self.is_captured = True
-        normalized = normalize(joint.graph)
-        self._place(normalized)
-        placed = insert_transfers(self._placed(joint, normalized))
+        graph = self._place(normalize(joint.graph))
+        placed = insert_transfers(self._placed(joint, graph))
         return cut_joint(fx.GraphModule(joint, placed.graph), joint_inputs, **options)
 
     def compile_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
         """Places and lowers a graph that no gradient is asked of."""
         self.is_captured = True
-        normalized = normalize(module.graph)
-        self._place(normalized)
-        return self._lower(module, normalized, "inference")
+        return self._lower(module, self._place(normalize(module.graph)), "inference")
 
     def compile_forward(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
         """Lowers the forward graph that `split` made."""
@@ -124,27 +138,60 @@ class GraphDriver:
         """Lowers the backward graph that `split` made."""
         return self._lower(module, module.graph, "backward")
 
-    def _place(self, graph: fx.Graph) -> None:
+    def _place(self, graph: fx.Graph) -> fx.Graph:
+        """Places a normalized graph; returns it, or the graph of its pieces, with slots."""
+        strategy = self._strategy()
+        graph = prepare(graph, strategy)
         known = self.inputs.by_placeholder(graph)
-        self._dag = estimate_costs(graph, known, self.inputs.module_paths.qualified)
-        self._costs = cost_table(self._dag, self.topology)
+        qualified = self.inputs.module_paths.qualified
+        dims_of = dims_or_repeatable if divides(strategy) else None
+        fuses = self.inner.name == "inductor"
+        dag = estimate_costs(graph, known, qualified, dims_of, fuses=fuses)
         pins = {name: found.slot for name, found in known.items() if found.slot is not None}
-        pins |= self.inputs.pinned_nodes(self._dag)
-        problem = PlacementProblem(self._dag, self.topology, self._costs, pins, self.resident_bytes)
-        placement = placer_named(self._strategy())(problem)
-        self._record_state(graph, placement)
+        pins |= self.inputs.pinned_nodes(dag)
+        costs = cost_table(dag, self.topology)
+        memory = MemoryOptions(holds_inputs=self.inner.name == "eager")
+        problem = PlacementProblem(dag, self.topology, costs, pins, self.resident_bytes, memory)
+        placement = None if self.plan is None else self.plan.placement_of(dag)
+        if placement is None:
+            placement = self._placement(problem, strategy)
+        self._record_state(graph, placement, dag)
+        if placement.layout_of:
+            returned = [node.name for node in graph.output_node().all_input_nodes]
+            expansion = expand(dag, placement, returned)
+            graph, placement = divide_nodes(graph, expansion)
+            problem, _ = expanded_problem(problem, expansion)
+        self._dag, self._costs = problem.dag, problem.costs
         assign_slots(graph, placement, self.inputs.located(graph, placement))
+        return graph
+
+    def _placement(self, problem: PlacementProblem, strategy: str) -> Placement:
+        """Places a graph; one that is not the model's first need not suit the strategy.
+
+        Between graph breaks there are small graphs without a batch, or without anything to divide.
+
+        Raises:
+            PlacementError: The strategy cannot place the graph.
+        """
+        try:
+            return placer_named(strategy)(problem)
+        except PlacementError as error:
+            if self.is_first or not divides(strategy):
+                raise
+            log.info("a later graph is placed by 'pipeline' instead of %r: %s", strategy, error)
+            return place_pipeline(problem)
 
     def _strategy(self) -> str:
+        if self.plan is not None:
+            return self.plan.strategy
         if self.strategy != "auto":
             return self.strategy
         return "single" if len(self.topology.slots) == 1 else "pipeline"
 
-    def _record_state(self, graph: fx.Graph, placement: Placement) -> None:
-        assert self._dag is not None
+    def _record_state(self, graph: fx.Graph, placement: Placement, dag: Dag) -> None:
         for node in graph.find_nodes(op="placeholder"):
             index = input_index(node)
-            if index is not None and self._dag[node.name].kind is NodeKind.STATE:
+            if index is not None and dag[node.name].kind is NodeKind.STATE:
                 self.state_slots[index] = placement.slot_of[node.name]
 
     def _placed(self, root: fx.GraphModule, graph: fx.Graph) -> PlacedGraph:

@@ -22,7 +22,7 @@ from torch._functorch._aot_autograd.descriptors import (
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.module_paths import ModulePaths
 from fxdevice.passes.estimate_costs import GraphInput
-from fxdevice.pins import Pins
+from fxdevice.pins import Pins, pinned_operations
 from fxdevice.placed_graph import NodeInfo, PlacedSlot, node_info
 from fxdevice.placement import Placement
 
@@ -104,19 +104,14 @@ class GraphInputs:
                 kind=NodeKind.STATE if is_placed else NodeKind.INPUT,
                 slot=home.slot,
                 needs_gradient=home.needs_gradient,
+                is_argument=not home.is_state,
                 shares_storage_with=shares if shares != node.name else None,
             )
         return known
 
     def pinned_nodes(self, dag: Dag) -> dict[str, int]:
         """Returns the slot of operations whose module the caller pinned, by node name."""
-        found = {}
-        for node in dag:
-            if node.kind is NodeKind.COMPUTE and not node.is_backward and node.module:
-                slot = self._pins.slot_of(node.module)
-                if slot is not None and node.follows is None and not node.is_recomputable:
-                    found[node.name] = slot
-        return found
+        return pinned_operations(dag, self._pins)
 
     def located(self, graph: fx.Graph, placement: Placement) -> dict[str, NodeInfo]:
         """Returns the places of placeholders that the placer does not decide, by node name."""

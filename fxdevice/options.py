@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -12,10 +12,12 @@ from typing import Any, TypeAlias
 import torch
 
 from fxdevice.devices import DeviceLike, resolve_device, resolve_devices
-from fxdevice.errors import CompileOptionError, DeviceError
+from fxdevice.errors import CompileOptionError, DeviceError, PlanError
 from fxdevice.placers import strategy_names
+from fxdevice.plans import Plan
+from fxdevice.topology import Slot, Topology
 
-__all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes"]
+__all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes", "topology_of"]
 
 InnerLike: TypeAlias = str | Callable[..., Any]
 
@@ -42,6 +44,7 @@ class CompileOptions:
         debug: Run node by node and check the devices: False, True, or "numbers" to look for NaN and
             infinity as well.
         repair: "warn", "silent" or "error": what to do where eager code would mix devices.
+        plan: The plan to follow, or None.
     """
 
     devices: tuple[torch.device, ...]
@@ -54,6 +57,7 @@ class CompileOptions:
     fullgraph: bool = False
     repair: str = "warn"
     debug: bool | str = False
+    plan: Plan | None = None
 
 
 def make_options(
@@ -68,12 +72,14 @@ def make_options(
     fullgraph: bool = False,
     repair: str = "warn",
     debug: bool | str = False,
+    plan: Plan | None = None,
 ) -> CompileOptions:
     """Returns checked options. The arguments are those of `fxdevice.compile`.
 
     Raises:
         DeviceError: See `resolve_devices`.
         CompileOptionError: Any other option has an unusable value.
+        PlanError: The plan is for another number of slots, or another option contradicts it.
         TypeError: An option has a value of the wrong type.
     """
     resolved = resolve_devices(devices)
@@ -96,10 +102,14 @@ def make_options(
         raise TypeError(
             f"inner must be the name of a Dynamo backend or a callable; found {inner!r}"
         )
+    pins = _pins(device_map, resolved)
+    if plan is not None:
+        _check_plan(plan, len(resolved), strategy, pins)
+        pins = MappingProxyType({name: state.slot for name, state in plan.state.items()})
     return CompileOptions(
         devices=resolved,
         strategy=strategy,
-        pins=_pins(device_map, resolved),
+        pins=pins,
         memory_bytes=_memory_bytes(max_memory, resolved),
         inner=inner,
         output_device=None if output_device is None else resolve_device(output_device),
@@ -107,7 +117,31 @@ def make_options(
         fullgraph=fullgraph,
         repair=repair,
         debug=debug,
+        plan=plan,
     )
+
+
+def topology_of(options: CompileOptions) -> Topology:
+    """Returns the slots of `options` as the placers see them."""
+    limits = options.memory_bytes or (None,) * len(options.devices)
+    if options.plan is not None:
+        planned = options.plan.topology
+        slots = zip(planned.slots, options.devices, limits, strict=True)
+        return replace(
+            planned,
+            slots=tuple(replace(s, device=str(d), memory_bytes=limit) for s, d, limit in slots),
+        )
+    return Topology(
+        tuple(
+            Slot(index, str(device), memory_bytes=limit, queue=_queue(device))
+            for index, (device, limit) in enumerate(zip(options.devices, limits, strict=True))
+        )
+    )
+
+
+def _queue(device: torch.device) -> int | None:
+    """Returns the queue of a slot: the calling thread computes for CPU slots, one after another."""
+    return 0 if device.type in ("cpu", torch._C._get_privateuse1_backend_name()) else None
 
 
 def parse_bytes(size: int | str) -> int:
@@ -146,6 +180,32 @@ def _pins(
             for name, device in device_map.items()
         }
     )
+
+
+def _check_plan(plan: Plan, num_slots: int, strategy: str, pins: Mapping[str, int]) -> None:
+    """Refuses a plan that the other options contradict.
+
+    Raises:
+        PlanError: They do.
+        TypeError: It is no plan.
+    """
+    if not isinstance(plan, Plan):
+        raise TypeError(
+            f"plan must be what fxdevice.plan or Plan.load returns; found {type(plan).__name__}"
+        )
+    planned = len(plan.topology.slots)
+    if planned != num_slots:
+        raise PlanError(
+            f"the plan is for {planned} slots, and devices names {num_slots}; name as many devices "
+            "as the plan has slots, or make a plan for these"
+        )
+    if strategy not in ("auto", plan.strategy):
+        raise PlanError(
+            f"the plan has the strategy {plan.strategy!r}, and strategy={strategy!r} was asked for;"
+            " leave strategy out, or make a plan with it"
+        )
+    if pins:
+        raise PlanError("the plan says where modules go; leave device_map out, or plan with it")
 
 
 def _memory_bytes(

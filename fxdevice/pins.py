@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
-__all__ = ["Pins", "longest_match"]
+from fxdevice.dag import Dag, NodeKind
+
+__all__ = ["Pins", "longest_match", "pinned_operations"]
 
 Place = TypeVar("Place")
 
@@ -40,3 +42,17 @@ class Pins:
         (1, None)
         """
         return longest_match(self.slots, name)
+
+
+def pinned_operations(dag: Dag, pins: Pins) -> dict[str, int]:
+    """Returns the slot of the operations whose module is pinned, by node name.
+
+    What follows another node, and what is made again wherever it is read, has no pin of its own.
+    """
+    found = {}
+    for node in dag:
+        if node.kind is NodeKind.COMPUTE and not node.is_backward and node.module:
+            slot = pins.slot_of(node.module)
+            if slot is not None and node.follows is None and not node.is_recomputable:
+                found[node.name] = slot
+    return found

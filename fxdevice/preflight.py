@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
-from fxdevice.errors import CompileOptionError, PlacementError, StateError
+from fxdevice.errors import CompileOptionError, PlacementError, PlanError, StateError
 from fxdevice.options import CompileOptions
+from fxdevice.pins import Pins
+from fxdevice.plans import Plan
 from fxdevice.state import state_tensors
 
-__all__ = ["check_module", "unknown_names"]
+__all__ = ["check_module", "check_pins", "check_plan", "modules_named", "unknown_names"]
 
 
 def check_module(module: nn.Module, options: CompileOptions) -> None:
@@ -20,7 +22,9 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
     Raises:
         CompileOptionError: A pin names no module, parameter or buffer; or a submodule is compiled
             by fxdevice already.
-        PlacementError: The state is larger than all memory limits together.
+        PlanError: The plan is for another model.
+        PlacementError: Pins contradict each other, or the state is larger than all memory limits
+            together.
         StateError: A lazy module has no shapes yet.
     """
     lazy = [s.name for s in state_tensors(module) if torch.nn.parameter.is_lazy(s.tensor)]
@@ -29,6 +33,8 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
             f"expected a module with weights; {len(lazy)} of its lazy tensors have no shape yet, "
             f"the first is {lazy[0]!r}. Call the module once before fxdevice.compile"
         )
+    if options.plan is not None:
+        check_plan(module, options.plan)
     unknown = unknown_names(module, options.pins)
     if unknown:
         top = sorted(name for name, _ in module.named_children())
@@ -36,6 +42,7 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
             f"device_map names {unknown[0]!r}, which is no module of {type(module).__name__}; "
             f"its children are {top}"
         )
+    check_pins(module, Pins(options.pins))
     limits = options.memory_bytes
     needed = sum(state.num_bytes for state in state_tensors(module))
     available = sum(limit for limit in limits if limit is not None)
@@ -47,9 +54,77 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
         )
 
 
+def check_plan(module: nn.Module, plan: Plan) -> None:
+    """Refuses a plan that was made for another model.
+
+    Raises:
+        PlanError: A tensor of the plan is not in the module, or has another shape or type.
+    """
+    found = {state.name: state.tensor for state in state_tensors(module)}
+    for name, planned in plan.state.items():
+        tensor = found.get(name)
+        if tensor is None:
+            raise PlanError(
+                f"the plan is for {plan.model} with a tensor {name!r}, which this "
+                f"{type(module).__name__} does not have; make a plan for this model"
+            )
+        shape, dtype = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+        if (shape, dtype) != (planned.shape, planned.dtype):
+            raise PlanError(
+                f"the plan expects {name!r} as {planned.dtype} {list(planned.shape)}; found "
+                f"{dtype} {list(shape)}. Make a plan for this model"
+            )
+
+
 def unknown_names(module: nn.Module, names: Iterable[str]) -> list[str]:
     """Returns those of `names`, sorted, that are no module, parameter or buffer of `module`."""
     known = {name for name, _ in module.named_modules(remove_duplicate=False)}
     known |= {name for name, _ in module.named_parameters(remove_duplicate=False)}
     known |= {name for name, _ in module.named_buffers(remove_duplicate=False)}
     return sorted(set(names) - known)
+
+
+def check_pins(module: nn.Module, pins: Pins) -> None:
+    """Refuses pins that put one tensor on two slots.
+
+    Raises:
+        PlacementError: A tensor has several names (tied weights) that are pinned to different
+            slots.
+    """
+    seen: dict[int, tuple[str, int]] = {}
+    named = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    for name, tensor in named:
+        slot = pins.slot_of(name)
+        if slot is None:
+            continue
+        first, known = seen.setdefault(id(tensor), (name, slot))
+        if known != slot:
+            raise PlacementError(
+                f"device_map contradicts itself: {first!r} and {name!r} are one tensor, pinned to "
+                f"slot {known} and slot {slot}; pin both to one slot"
+            )
+
+
+def modules_named(module: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the qualified names of the modules that are meant by class or by name.
+
+    Args:
+        module: The model.
+        names: Names of classes, or qualified names of modules.
+
+    Raises:
+        CompileOptionError: A name is neither.
+    """
+    found = []
+    for name in names:
+        meant = [p for p, m in module.named_modules() if p and name in (p, type(m).__name__)]
+        if not meant:
+            raise CompileOptionError(
+                f"no_split names {name!r}, which is neither a module of {type(module).__name__} "
+                "nor the class of one"
+            )
+        found += meant
+    return tuple(dict.fromkeys(found))

@@ -15,8 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fxdevice
 from fxdevice import CaptureError, sim
-from fxdevice.backend import topology_of
-from fxdevice.options import make_options
+from fxdevice.options import make_options, topology_of
 from tests.two_slots import HALVES, Snapshot, TwoLayers, assert_same, gradients, on_cpu
 
 PAIR = [0, 1]

@@ -6,10 +6,14 @@ from typing import Protocol
 
 from fxdevice.errors import CompileOptionError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.branch import place_branch
+from fxdevice.placers.data import place_data
+from fxdevice.placers.data_pipeline import place_data_pipeline
+from fxdevice.placers.micro_batches import place_micro_batched
 from fxdevice.placers.single import place_single
+from fxdevice.placers.tensor import place_tensor
 
-__all__ = ["STRATEGIES", "Placer", "placer_named", "strategy_names"]
+__all__ = ["STRATEGIES", "Placer", "divides", "placer_named", "strategy_names"]
 
 
 class Placer(Protocol):
@@ -26,9 +30,20 @@ class Placer(Protocol):
 
 STRATEGIES: tuple[tuple[str, Placer], ...] = (
     ("single", place_single),
-    ("pipeline", place_pipeline),
+    ("data", place_data),
+    ("tensor", place_tensor),
+    ("pipeline", place_micro_batched),
+    ("branch", place_branch),
+    ("data_pipeline", place_data_pipeline),
 )
-"""Name and placer of every strategy."""
+"""Name and placer of every strategy; the simpler ones come first."""
+
+_DIVIDING = ("data", "tensor", "pipeline", "data_pipeline")
+
+
+def divides(strategy: str) -> bool:
+    """Returns whether a strategy divides nodes, and so needs to know how they can be divided."""
+    return strategy in _DIVIDING
 
 
 def strategy_names() -> tuple[str, ...]:

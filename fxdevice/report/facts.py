@@ -106,7 +106,7 @@ class Report:
     Attributes:
         name: Name of the model's class, or of the function.
         devices: Device of every slot.
-        strategy: The strategy that was asked for.
+        strategy: The strategy that was asked for, or that of the plan.
         inner: Name of the inner compiler.
         graphs: The placed graphs.
         breaks: Where code runs outside of them.
@@ -154,7 +154,7 @@ def make_report(compiled: CompiledModel | CompiledFunction) -> Report:
     return Report(
         name=compiled.name,
         devices=tuple(map(str, options.devices)),
-        strategy=options.strategy,
+        strategy=options.strategy if options.plan is None else options.plan.strategy,
         inner=compiled.compiler.inner.name,
         graphs=graphs,
         breaks=tuple(_breaks(records)),

@@ -1,0 +1,163 @@
+"""Tries strategies on all graphs of one call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fxdevice.choose import Trial, try_strategies
+from fxdevice.costs import estimate_costs
+from fxdevice.dag import Dag, DagNode
+from fxdevice.memory_model import MemoryOptions
+from fxdevice.pins import Pins, pinned_operations
+from fxdevice.placement import PlacementProblem
+from fxdevice.plans.fingerprint import fingerprint
+from fxdevice.plans.parts import Candidate, GraphPlan, Prediction, SlotPrediction, StatePlan
+from fxdevice.topology import Topology
+
+__all__ = ["CallTrial", "PlannedGraph", "try_call"]
+
+
+@dataclass(frozen=True)
+class PlannedGraph:
+    """One graph of a call, as a strategy sees it.
+
+    Attributes:
+        label: "inference" or "joint".
+        num_calls: How often the call runs it.
+        dag: The graph, prepared for the strategy.
+        state_names: Qualified names of its state, by node name.
+        dtypes: Types of all state, by qualified name, as torch writes them without its prefix.
+    """
+
+    label: str
+    num_calls: int
+    dag: Dag
+    state_names: Mapping[str, str]
+    dtypes: Mapping[str, str]
+
+
+@dataclass
+class CallTrial:
+    """What came of one strategy for a whole call.
+
+    Attributes:
+        strategy: Its name.
+        graphs: The placed graphs.
+        state: Where state lives.
+        prediction: What a call takes; None when the strategy cannot be used.
+        refusal: Why it cannot; empty when it can.
+    """
+
+    strategy: str
+    graphs: list[GraphPlan] = field(default_factory=list)
+    state: dict[str, StatePlan] = field(default_factory=dict)
+    prediction: Prediction | None = None
+    refusal: str = ""
+
+    def candidate(self) -> Candidate:
+        """Returns what the plan tells of it."""
+        return Candidate(self.strategy, self.prediction, self.refusal)
+
+
+def try_call(
+    strategy: str,
+    graphs: Sequence[PlannedGraph],
+    topology: Topology,
+    pins: Pins,
+    memory: MemoryOptions,
+    on_graph: Callable[[PlacementProblem, Trial], None] = lambda problem, trial: None,
+) -> CallTrial:
+    """Places the graphs of a call one after the other; state stays where it is first placed.
+
+    Args:
+        strategy: Name of the strategy.
+        graphs: The graphs.
+        topology: The slots.
+        pins: The caller's device map.
+        memory: What else takes memory.
+        on_graph: Called with every graph's problem and what came of it.
+    """
+    found = CallTrial(strategy)
+    predictions: list[tuple[int, Prediction]] = []
+    for graph in graphs:
+        problem = _problem(graph, topology, pins, memory, found.state)
+        (trial,) = try_strategies(problem, (strategy,))
+        on_graph(problem, trial)
+        if trial.placement is not None and trial.evaluation is not None:
+            _note_state(graph, trial, found.state)
+            predictions.append((graph.num_calls, _prediction(problem, trial)))
+            key = fingerprint(graph.dag)
+            found.graphs.append(GraphPlan(graph.label, key, graph.num_calls, trial.placement))
+        if not trial.is_usable:
+            found.refusal = trial.refusal
+            break
+    if len(predictions) == len(graphs):
+        found.prediction = _total(predictions, found.state, len(topology.slots))
+    return found
+
+
+def _problem(
+    graph: PlannedGraph,
+    topology: Topology,
+    pins: Pins,
+    memory: MemoryOptions,
+    placed: dict[str, StatePlan],
+) -> PlacementProblem:
+    dag = graph.dag
+    found = {}
+    for node, name in graph.state_names.items():
+        slot = placed[name].slot if name in placed else pins.slot_of(name)
+        if slot is not None:
+            found[node] = slot
+    found |= pinned_operations(dag, pins)
+    here = set(graph.state_names.values())
+    resident = [0 for _ in topology.slots]
+    for name, state in placed.items():
+        if name not in here:
+            resident[state.slot] += state.num_bytes
+    costs = estimate_costs(dag, topology)
+    return PlacementProblem(dag, topology, costs, found, tuple(resident), memory)
+
+
+def _note_state(graph: PlannedGraph, trial: Trial, state: dict[str, StatePlan]) -> None:
+    assert trial.placement is not None
+    for name, qualified in graph.state_names.items():
+        node: DagNode = graph.dag[name]
+        slot = trial.placement.slot_of[name]
+        shape, dtype = node.shape or (), graph.dtypes[qualified]
+        state.setdefault(qualified, StatePlan(shape, dtype, slot, node.output_bytes))
+
+
+def _prediction(problem: PlacementProblem, trial: Trial) -> Prediction:
+    assert trial.evaluation is not None
+    schedule, memory = trial.evaluation.schedule, trial.evaluation.memory
+    moved = [task for task in schedule.workload.tasks if task.source is not None]
+    slots = tuple(
+        SlotPrediction(busy_s, used.total_bytes, used.lasting_bytes)
+        for busy_s, used in zip(schedule.busy_s, memory, strict=True)
+    )
+    num_bytes = sum(task.output_bytes for task in moved)
+    return Prediction(schedule.makespan_s, slots, len(moved), num_bytes)
+
+
+def _total(
+    predictions: Sequence[tuple[int, Prediction]], state: dict[str, StatePlan], num_slots: int
+) -> Prediction:
+    """Adds up the graphs of a call; they run one after the other."""
+    state_bytes = [0] * num_slots
+    for placed in state.values():
+        state_bytes[placed.slot] += placed.num_bytes
+    return Prediction(
+        makespan_s=sum(calls * one.makespan_s for calls, one in predictions),
+        slots=tuple(
+            SlotPrediction(
+                sum(calls * one.slots[slot].busy_s for calls, one in predictions),
+                max((one.slots[slot].peak_bytes for _, one in predictions), default=0),
+                state_bytes[slot],
+            )
+            for slot in range(num_slots)
+        ),
+        num_transfers=sum(calls * one.num_transfers for calls, one in predictions),
+        transfer_bytes=sum(calls * one.transfer_bytes for calls, one in predictions),
+    )

@@ -1,0 +1,116 @@
+"""Plans in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from fxdevice.costs import format_bytes
+
+if TYPE_CHECKING:
+    from fxdevice.plans.parts import Candidate, Prediction
+    from fxdevice.plans.plan import Plan
+
+__all__ = ["difference", "format_seconds", "full"]
+
+_MAX_ROWS = 20
+"""Rows of a list that are written out; a large model has hundreds of modules."""
+
+
+def full(plan: Plan) -> str:
+    """Returns the plan for a person to read."""
+    return "\n".join(_lines(plan))
+
+
+def difference(before: Plan, after: Plan) -> str:
+    """Returns what differs between two plans; one line when nothing does."""
+    lines = []
+    for what, old, new in (
+        ("model", before.model, after.model),
+        ("strategy", before.strategy, after.strategy),
+        ("devices", _devices(before), _devices(after)),
+        ("training", before.training, after.training),
+        ("optimizer", before.optimizer, after.optimizer),
+        ("predicted", _time(before.prediction), _time(after.prediction)),
+        ("transfers", _transfers(before.prediction), _transfers(after.prediction)),
+    ):
+        if old != new:
+            lines.append(f"{what}: {old} -> {new}")
+    lines += _moved(before.device_map, after.device_map)
+    return "\n".join(lines) if lines else "the plans are equal"
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns `seconds` for a person to read.
+
+    >>> format_seconds(0.00123)
+    '1.23 ms'
+    """
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+def _lines(plan: Plan) -> Iterator[str]:
+    what = "forward and backward" if plan.training else "forward"
+    yield f"{plan.model} on {len(plan.topology.slots)} slots: {_devices(plan)}"
+    yield f"strategy {plan.strategy}, {what}: {_time(plan.prediction)} a call predicted"
+    for slot, found in zip(plan.topology.slots, plan.prediction.slots, strict=True):
+        limit = "" if slot.memory_bytes is None else f" of {format_bytes(slot.memory_bytes)}"
+        yield (
+            f"  slot {slot.index} {slot.device}: busy {format_seconds(found.busy_s)}, "
+            f"at most {format_bytes(found.peak_bytes)}{limit}, "
+            f"state {format_bytes(found.state_bytes)}"
+        )
+    yield f"  transfers: {_transfers(plan.prediction)}"
+    yield "why:"
+    for candidate in plan.candidates:
+        yield f"  {_candidate(plan, candidate)}"
+    yield "modules:"
+    places = list(plan.device_map.items())
+    for name, index in places[:_MAX_ROWS]:
+        yield f"  {name or 'everything'}: slot {index}"
+    if len(places) > _MAX_ROWS:
+        yield f"  and {len(places) - _MAX_ROWS} more (see device_map)"
+    for note in plan.notes:
+        yield f"note: {note}"
+
+
+def _candidate(plan: Plan, candidate: Candidate) -> str:
+    if candidate.prediction is None:
+        return f"not {candidate.strategy}: {candidate.refusal}"
+    time = _time(candidate.prediction)
+    if candidate.strategy == plan.strategy:
+        return f"{candidate.strategy}: {time}, the fastest that fits"
+    if candidate.refusal:
+        return f"not {candidate.strategy}: {time}, but {candidate.refusal}"
+    ratio = candidate.prediction.makespan_s / max(plan.prediction.makespan_s, 1e-12)
+    return f"not {candidate.strategy}: {time}, {ratio:.2f}x as long"
+
+
+def _devices(plan: Plan) -> str:
+    return ", ".join(slot.device for slot in plan.topology.slots)
+
+
+def _time(prediction: Prediction) -> str:
+    return format_seconds(prediction.makespan_s)
+
+
+def _transfers(prediction: Prediction) -> str:
+    return f"{prediction.num_transfers}, {format_bytes(prediction.transfer_bytes)}"
+
+
+def _moved(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
+    lines = []
+    for name in dict.fromkeys((*before, *after)):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            gone, come = _place(old), _place(new)
+            lines.append(f"{name or 'everything'}: {gone} -> {come}")
+    more = len(lines) - _MAX_ROWS
+    return lines if more <= 0 else [*lines[:_MAX_ROWS], f"and {more} more"]
+
+
+def _place(slot: int | None) -> str:
+    return "in parts" if slot is None else f"slot {slot}"
