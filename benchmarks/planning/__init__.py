@@ -1,0 +1,1 @@
+"""How good the placements of the planner are."""
