@@ -202,7 +202,7 @@ def test_memory_for_gradients_is_asked_only_where_there_are_some() -> None:
     x = torch.randn(2, 4)
     expected = model(x)
     fxdevice.compile(model, [0, 1], inner="eager", device_map={"": 0}, max_memory={0: 360})
-    with pytest.raises(fxdevice.PlacementError, match=r"needs .* but the slot allows 360 B"):
+    with pytest.raises(fxdevice.PlacementError, match=r"slot 0 .* allows 360 B and needs 520 B"):
         model(x)
     with torch.no_grad():
         assert_same(model(x), expected)

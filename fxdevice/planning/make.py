@@ -12,10 +12,10 @@ from fxdevice.choose import no_strategy
 from fxdevice.dag import Dag
 from fxdevice.errors import PlanError
 from fxdevice.memory_model import MemoryOptions
-from fxdevice.op_dims import op_dims
 from fxdevice.options import parse_bytes
 from fxdevice.passes.estimate_costs import estimate_costs
 from fxdevice.passes.prepare import prepare
+from fxdevice.passes.repeatable import dims_or_repeatable
 from fxdevice.pins import Pins
 from fxdevice.placers import divides, strategy_names
 from fxdevice.plan_capture import CapturedForPlan, capture_graphs
@@ -123,7 +123,7 @@ def planned_dag(
         prepare(captured.graph, strategy),
         captured.inputs,
         captured.module_name,
-        op_dims if divides(strategy) else None,
+        dims_or_repeatable if divides(strategy) else None,
         fuses=inner == "inductor",
     )
     return keep_together(dag, together)

@@ -1,0 +1,144 @@
+"""Every strategy gives what one device gives: outputs, gradients and dropout, on 2 to 8 devices."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxdevice
+from tests.parity.compare import largest_gradient_difference, largest_relative_difference
+
+WIDTH, NUM_HEADS, LENGTH = 32, 8, 4
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer with dropout: inputs and results `[B, LENGTH, WIDTH]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.joint = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.up = nn.Linear(WIDTH, 4 * WIDTH)
+        self.down = nn.Linear(4 * WIDTH, WIDTH)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = x.shape[0]
+        shape = (batch, LENGTH, 3, NUM_HEADS, WIDTH // NUM_HEADS)
+        joint = self.joint(self.norm(x)).view(shape).permute(2, 0, 3, 1, 4)
+        query, key, value = joint.unbind(0)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        x = x + self.drop(self.out(mixed.transpose(1, 2).reshape(batch, LENGTH, WIDTH)))
+        result: Tensor = x + self.down(F.gelu(self.up(x)))
+        return result
+
+
+class Classifier(nn.Module):
+    """Two blocks and a head: the mean loss of labels, some ignored, and the scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(WIDTH, 8)
+
+    def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        for block in self.blocks:
+            x = block(x)
+        scores = self.head(x)
+        return F.cross_entropy(scores.flatten(0, 1), labels.flatten()), scores
+
+
+def inputs(batch: int) -> tuple[Tensor, Tensor]:
+    x = torch.randn(batch, LENGTH, WIDTH, dtype=torch.float64)
+    labels = torch.randint(0, 8, (batch, LENGTH))
+    labels[0] = -100  # the pieces of the batch do not weigh the same
+    return x, labels
+
+
+def assert_same_as_one_device(placed: nn.Module, plain: nn.Module, batch: int) -> None:
+    x, labels = inputs(batch)
+    results = []
+    for model in (plain, placed):
+        torch.manual_seed(5)
+        loss, scores = model(x, labels)
+        loss.backward()
+        results.append((loss, scores))
+    assert largest_relative_difference(results[1], results[0]) <= 1e-12
+    assert largest_gradient_difference(placed, plain) <= 1e-12
+
+
+@pytest.fixture(autouse=True)
+def _simulated_devices() -> None:
+    fxdevice.sim.enable(8)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "num_devices", "batch", "num_busy"),
+    [
+        ("data", 2, 5, 2),
+        ("data", 4, 3, 3),
+        ("data", 8, 11, 8),
+        ("tensor", 8, 2, 8),
+        ("branch", 4, 4, 1),  # a chain of operations gains nothing from several devices
+        ("pipeline", 4, 3, 4),
+        ("data_pipeline", 4, 6, 4),
+        ("data_pipeline", 8, 8, 8),
+    ],
+)
+def test_training_with_dropout(strategy: str, num_devices: int, batch: int, num_busy: int) -> None:
+    plain = Classifier().double()
+    placed = copy.deepcopy(plain)
+    devices = [f"fxsim:{index}" for index in range(num_devices)]
+    fxdevice.compile(placed, devices, inner="eager", strategy=strategy)
+    assert_same_as_one_device(placed, plain, batch)
+    slots = [slot for graph in fxdevice.report(placed).graphs for slot in graph.slots]
+    assert len({slot.index for slot in slots if slot.num_operations}) == num_busy
+
+
+@pytest.mark.parametrize("num_devices", [2, 3])
+def test_planned_micro_batches(num_devices: int) -> None:
+    plain = Classifier().double()
+    placed = copy.deepcopy(plain)
+    slow = fxdevice.DeviceSpec("slow", {"float64": 1e6}, 1e9, launch_s=1e-9)
+    plan = fxdevice.plan(
+        placed,
+        *inputs(7),
+        devices=[slow] * num_devices,
+        link=fxdevice.Link(1e-6, 1e12),
+        strategy="pipeline",
+        training=True,
+        inner="eager",
+    )
+    (graph,) = plan.graphs
+    assert graph.placement.layout_of
+    assert all(len(layout.shares) > 1 for layout in graph.placement.layout_of.values())
+    devices = [f"fxsim:{index}" for index in range(num_devices)]
+    fxdevice.compile(placed, devices, inner="eager", plan=plan)
+    assert_same_as_one_device(placed, plain, 7)
+    forward = fxdevice.report(placed).graphs[0]
+    assert all(slot.num_partitions > 2 for slot in forward.slots), "one partition a micro-batch"
+
+
+def test_another_batch_size() -> None:
+    plain = Classifier().double()
+    placed = copy.deepcopy(plain)
+    fxdevice.compile(placed, ["fxsim:0", "fxsim:1"], inner="eager", strategy="data")
+    for batch in (4, 6, 3):
+        plain.zero_grad()
+        placed.zero_grad()
+        assert_same_as_one_device(placed, plain, batch)
+
+
+def test_inductor_on_cpu_slots() -> None:
+    plain = Classifier().eval()
+    placed = copy.deepcopy(plain)
+    fxdevice.compile(placed, ["cpu", "cpu"], inner="inductor", strategy="data")
+    x, labels = inputs(5)
+    with torch.no_grad():
+        found, wanted = placed(x.float(), labels), plain(x.float(), labels)
+    assert largest_relative_difference(found, wanted) <= 1e-4
