@@ -30,7 +30,7 @@ Source: two hundred nodes take about 0.2 ms to time, so that a thousand moves ca
 schedule of ten thousand takes a tenth of a second.
 """
 
-_NUM_IMPROVED = 3
+_NUM_IMPROVED = 6
 """Placements of a level that are improved."""
 
 _MAX_TRIED = 2_500
@@ -44,7 +44,7 @@ _NUM_IMPROVED_IF_LARGE = 1
 _MAX_LISTED = 1_000
 """Nodes up to which a level that is not the finest is scheduled step by step too."""
 
-_WORK = 100_000
+_WORK = 400_000
 _WORK_PER_STEP = 6
 """Steps of coarse graphs that the local search may look at: a number, and some for each step of
 the finest level. One takes about a microsecond."""
