@@ -202,7 +202,7 @@ class _Expander:
         names = []
         for index, slot in enumerate(layout.slots):
             inputs = tuple(
-                self._input_piece(name, node.dims.inputs.get(name, ()), layout, index)
+                self._input_piece(name, node.dims.inputs.get(name), layout, index)
                 for name in node.inputs
             )
             name = f"{node.name}_piece{index}"
@@ -230,9 +230,12 @@ class _Expander:
         layout = self._placement.layout_of[maker.name]
         self._pieces[node.name] = _pieces_of(maker, node.element, layout, tuple(names))
 
-    def _input_piece(self, name: str, dims: Dims, layout: Layout, index: int) -> str:
-        """Returns what one piece reads of an input."""
-        if layout.label not in dims:
+    def _input_piece(self, name: str, dims: Dims | None, layout: Layout, index: int) -> str:
+        """Returns what one piece reads of an input; None: any piece of it will do."""
+        if dims is None and name in self._pieces:
+            names = self._pieces[name].names
+            return names[min(index, len(names) - 1)]
+        if dims is None or layout.label not in dims:
             return self._whole_for(name, layout.slots[index])
         dim = dims.index(layout.label)
         known = self._pieces.get(name)

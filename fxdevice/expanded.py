@@ -59,8 +59,13 @@ def _node(instance: Instance, dag: Dag, nodes: Mapping[str, DagNode], is_result:
         num_launches=1,
         gradient_bytes=0,
         saved_bytes=0,
+        workspace_bytes=0,
         is_recomputable=False,
         is_random=False,
+        is_internal=False,
+        is_output=origin.is_output and is_result,
+        gradient_of=origin.gradient_of if is_result else None,
+        cache_length=origin.cache_length if is_result else 0,
         element=None,
         dims=None,
     )
@@ -117,6 +122,11 @@ def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
         flops=_share(origin.flops, instance),
         traffic_bytes=whole_bytes + _share(origin.traffic_bytes - whole_bytes, instance),
         saved_bytes=min(origin.saved_bytes, output_bytes),
+        workspace_bytes=_share(origin.workspace_bytes, instance),
+        # The whole value is the result, not its pieces.
+        is_output=False,
+        gradient_of=None,
+        cache_length=0,
         dims=None,
     )
 

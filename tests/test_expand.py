@@ -306,3 +306,28 @@ def test_uneven_pieces_must_be_whole_numbers() -> None:
 @pytest.mark.parametrize(("shares", "lowest"), [((4, 2), (2, 1)), ((3, 3, 3), (1, 1, 1))])
 def test_lowest_terms(shares: tuple[int, ...], lowest: tuple[int, ...]) -> None:
     assert lowest_terms(shares) == lowest
+
+
+def test_what_is_read_without_effect_is_not_made_whole() -> None:
+    dag = chain(2)
+    first = dag["n0"]
+    # n1 reads n0 as well, say for a random state that it does not use: it is not in its dims.
+    dims = OpDims({"x": (0,)}, ((0,),), NONE)
+    reader = DagNode("n1", NodeKind.COMPUTE, ("x", "n0"), 8, 8, 8, shape=(8,), dims=dims)
+    dag = Dag((dag["x"], first, reader))
+    layouts = {name: Layout(0, (1, 1), (0, 1)) for name in ("n0", "n1")}
+    slots = dict.fromkeys(layouts, 0)
+    expansion = expand(dag, Placement(slots, dict.fromkeys(slots, ""), layouts), ["n1"])
+    reads = [one.inputs for one in expansion.instances if one.origin == "n1" and one.inputs]
+    assert reads[:2] == [("x_slice0_0", "n0_piece0"), ("x_slice0_1", "n0_piece1")]
+
+
+def test_the_whole_is_the_result_and_its_pieces_are_not() -> None:
+    dag = chain(1)
+    dag = Dag((dag["x"], replace(dag["n0"], is_output=True, gradient_of="x", cache_length=4)))
+    topology = Topology(tuple(Slot(index, f"cuda:{index}") for index in range(2)))
+    problem = PlacementProblem(dag, topology, estimate_costs(dag, topology))
+    placement = Placement({"n0": 1}, {"n0": ""}, {"n0": Layout(0, (1, 1), (0, 1))})
+    expanded, _ = expanded_problem(problem, expand(dag, placement, ["n0"]))
+    results = [n.name for n in expanded.dag if n.is_output or n.gradient_of or n.cache_length]
+    assert results == ["n0_concat"]
