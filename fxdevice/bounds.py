@@ -247,10 +247,5 @@ def _work_rows(
 
 def _queue_of(topology: Topology) -> tuple[int, ...]:
     """Returns for every slot the number of its queue, counted from 0."""
-    numbers: dict[tuple[str, int], int] = {}
-    return tuple(
-        numbers.setdefault(
-            ("slot", slot.index) if slot.queue is None else ("queue", slot.queue), len(numbers)
-        )
-        for slot in topology.slots
-    )
+    numbers: dict[str, int] = {}
+    return tuple(numbers.setdefault(slot.queue_name, len(numbers)) for slot in topology.slots)

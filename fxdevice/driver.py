@@ -26,12 +26,10 @@ from fxdevice.memory_model import MemoryOptions
 from fxdevice.passes.assign_devices import assign_devices
 from fxdevice.passes.assign_slots import assign_slots
 from fxdevice.passes.divide_nodes import divide_nodes
-from fxdevice.passes.estimate_costs import estimate_costs
 from fxdevice.passes.insert_transfers import insert_transfers
 from fxdevice.passes.normalize import normalize
 from fxdevice.passes.partition import Partitioning, partition
-from fxdevice.passes.prepare import prepare
-from fxdevice.passes.repeatable import dims_or_repeatable
+from fxdevice.passes.prepare import strategy_graph
 from fxdevice.pipeline import Pass, Pipeline
 from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
 from fxdevice.placement import Placement, PlacementProblem
@@ -141,12 +139,9 @@ class GraphDriver:
     def _place(self, graph: fx.Graph) -> fx.Graph:
         """Places a normalized graph; returns it, or the graph of its pieces, with slots."""
         strategy = self._strategy()
-        graph = prepare(graph, strategy)
         known = self.inputs.by_placeholder(graph)
         qualified = self.inputs.module_paths.qualified
-        dims_of = dims_or_repeatable if divides(strategy) else None
-        fuses = self.inner.name == "inductor"
-        dag = estimate_costs(graph, known, qualified, dims_of, fuses=fuses)
+        graph, dag = strategy_graph(graph, strategy, known, qualified, self.inner.name)
         pins = {name: found.slot for name, found in known.items() if found.slot is not None}
         pins |= self.inputs.pinned_nodes(dag)
         costs = cost_table(dag, self.topology)

@@ -5,13 +5,11 @@ Every strategy is judged here, by the same rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fxdevice.expand import expand
-from fxdevice.expanded import expanded_problem
+from fxdevice.expanded import expanded_placement
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.memory import bytes_above, memory_limits
 from fxdevice.placers.program_memory import SlotPeak, program_memory
 from fxdevice.schedule import Schedule
 from fxdevice.simulate import simulate
@@ -45,29 +43,18 @@ class Evaluation:
         return not any(self.excess_bytes)
 
 
-def evaluate(
-    problem: PlacementProblem, placement: Placement, returned: Iterable[str] = ()
-) -> Evaluation:
+def evaluate(problem: PlacementProblem, placement: Placement) -> Evaluation:
     """Returns what a placement would take.
 
     Args:
         problem: What was placed.
         placement: Slots, and layouts of divided nodes.
-        returned: Names of the nodes that the graph returns; what nothing reads counts as returned
-            in any case.
 
     Raises:
         PlacementError: A value would go between slots that are not connected.
     """
-    slot_of = placement.slot_of
-    if placement.layout_of:
-        unread = (node.name for node in problem.dag if not problem.dag.users[node.name])
-        expansion = expand(problem.dag, placement, (*returned, *unread))
-        problem, slot_of = expanded_problem(problem, expansion)
+    problem, slot_of = expanded_placement(problem, placement)
     schedule = simulate(build_workload(problem, slot_of), problem.topology)
     memory = program_memory(problem, slot_of)
-    excess = tuple(
-        0 if limit is None else max(0, slot.total_bytes - limit)
-        for limit, slot in zip(memory_limits(problem), memory, strict=True)
-    )
+    excess = bytes_above(memory_limits(problem), [slot.total_bytes for slot in memory])
     return Evaluation(schedule, memory, excess)

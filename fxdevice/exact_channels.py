@@ -119,13 +119,7 @@ class _Channels:
             for step in here:
                 both = [is_home, self._x[self._node(step)][slot]]
                 self._model.add(self._start[step] >= begin + size).only_enforce_if(both)
-            channel = self._channel(source, slot)
+            channel = self._topology.channel_name(source, slot)
             interval = self._model.new_optional_fixed_size_interval_var(begin, size, moved, name)
             self._intervals.setdefault(channel, []).append(interval)
             self._loads.setdefault(channel, []).append(size * moved)
-
-    def _channel(self, source: int, slot: int) -> str:
-        link = self._topology.link(source, slot)
-        if link is not None and link.channel is not None:
-            return link.channel
-        return f"slot {source} -> slot {slot}"

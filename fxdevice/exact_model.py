@@ -241,8 +241,7 @@ class _Model:
 
 def _queues(topology: Topology) -> list[list[int]]:
     """Returns the slots of every queue."""
-    found: dict[tuple[str, int], list[int]] = {}
+    found: dict[str, list[int]] = {}
     for slot in topology.slots:
-        key = ("slot", slot.index) if slot.queue is None else ("queue", slot.queue)
-        found.setdefault(key, []).append(slot.index)
+        found.setdefault(slot.queue_name, []).append(slot.index)
     return list(found.values())

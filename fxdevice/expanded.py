@@ -11,10 +11,27 @@ from dataclasses import replace
 
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.expand import expand
 from fxdevice.pieces import Expansion, Instance, Role, piece_size, undivided_bytes
-from fxdevice.placement import PlacementProblem
+from fxdevice.placement import Placement, PlacementProblem
 
-__all__ = ["expanded_problem"]
+__all__ = ["expanded_placement", "expanded_problem"]
+
+
+def expanded_placement(
+    problem: PlacementProblem, placement: Placement
+) -> tuple[PlacementProblem, Mapping[str, int]]:
+    """Returns what runs under a placement, as a problem and the slot of every node of it.
+
+    Args:
+        problem: What was placed.
+        placement: Slots, and layouts of divided nodes. What nothing reads is needed whole.
+    """
+    if not placement.layout_of:
+        return problem, placement.slot_of
+    dag = problem.dag
+    unread = (node.name for node in dag if not dag.users[node.name])
+    return expanded_problem(problem, expand(dag, placement, unread))
 
 
 def expanded_problem(

@@ -17,7 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
-__all__ = ["NodeInfo", "PlacedGraph", "PlacedSlot", "node_info", "set_node_info", "tensor_value"]
+__all__ = [
+    "NodeInfo",
+    "PlacedGraph",
+    "PlacedSlot",
+    "copied_graph",
+    "node_info",
+    "set_node_info",
+    "tensor_value",
+]
 
 _KEY = "fxdevice"
 
@@ -64,6 +72,16 @@ def set_node_info(node: fx.Node, info: NodeInfo) -> None:
     node.meta[_KEY] = info
 
 
+def copied_graph(graph: fx.Graph) -> fx.Graph:
+    """Returns a copy of a graph with the same names; metadata values are shared."""
+    copy = fx.Graph(graph.owning_module)
+    values: dict[fx.Node, fx.Node] = {}
+    output = copy.graph_copy(graph, values)
+    if output is not None:
+        copy.output(output).meta = dict(graph.output_node().meta)
+    return copy
+
+
 def tensor_value(node: fx.Node) -> torch.Tensor | None:
     """Returns the fake tensor that stands for the node's value, or None when it is no tensor."""
     value = node.meta.get("val")
@@ -105,10 +123,4 @@ class PlacedGraph:
 
     def copy(self) -> PlacedGraph:
         """Returns a placed graph with a copy of the graph; the root is shared."""
-        graph = fx.Graph(self.graph.owning_module)
-        values: dict[fx.Node, fx.Node] = {}
-        output = graph.graph_copy(self.graph, values)
-        if output is not None:
-            copied = graph.output(output)
-            copied.meta = dict(self.graph.output_node().meta)
-        return dataclasses.replace(self, graph=graph)
+        return dataclasses.replace(self, graph=copied_graph(self.graph))

@@ -64,12 +64,8 @@ def simulate(workload: Workload, topology: Topology) -> Schedule:
 def _lane(task: Task, topology: Topology) -> str:
     """Returns the name of the queue or channel that a task occupies."""
     if task.source is None:
-        queue = topology.slots[task.slot].queue
-        return f"slot {task.slot}" if queue is None else f"queue {queue}"
-    link = topology.link(task.source, task.slot)
-    if link is not None and link.channel is not None:
-        return link.channel
-    return f"slot {task.source} -> slot {task.slot}"
+        return topology.slots[task.slot].queue_name
+    return topology.channel_name(task.source, task.slot)
 
 
 def _seconds(task: Task, topology: Topology) -> float:

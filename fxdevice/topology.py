@@ -39,6 +39,11 @@ class Slot:
     spec: DeviceSpec = GENERIC
     queue: int | None = None
 
+    @property
+    def queue_name(self) -> str:
+        """Name of what runs one operation at a time: this slot, or the queue that it shares."""
+        return f"slot {self.index}" if self.queue is None else f"queue {self.queue}"
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -111,6 +116,13 @@ class Topology:
     def shares_device(self, first: int, second: int) -> bool:
         """Returns whether two slots are on one device, so that values need no transfer."""
         return self.slots[first].device == self.slots[second].device
+
+    def channel_name(self, source: int, destination: int) -> str:
+        """Returns the name of what carries one transfer at a time from one slot to another one."""
+        link = self.link(source, destination)
+        if link is not None and link.channel is not None:
+            return link.channel
+        return f"slot {source} -> slot {destination}"
 
     def transfer_s(self, num_bytes: int, source: int, destination: int) -> float:
         """Returns the seconds to transfer `num_bytes` from slot to slot.

@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from fxdevice.op_kinds import is_operator, view_base
+from fxdevice.placed_graph import copied_graph
 from fxdevice.sizes import same_sizes
 
 __all__ = ["is_row_major", "normalize"]
@@ -37,10 +38,7 @@ def normalize(graph: fx.Graph) -> fx.Graph:
 
     Names of nodes that stay do not change, nor do bodies of higher-order operations.
     """
-    copy = fx.Graph(graph.owning_module)
-    values: dict[fx.Node, fx.Node] = {}
-    output = copy.graph_copy(graph, values)
-    copy.output(output).meta = dict(graph.output_node().meta)
+    copy = copied_graph(graph)
     returned = _returned(copy)
     for node in list(copy.nodes):
         if node.target is _aten._assert_tensor_metadata.default:

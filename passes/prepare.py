@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from torch import fx
 
+from fxdevice.dag import Dag
+from fxdevice.passes.estimate_costs import GraphInput, estimate_costs
+from fxdevice.passes.repeatable import dims_or_repeatable
 from fxdevice.passes.separate_bias import separate_bias
 from fxdevice.passes.separate_draws import separate_draws
 from fxdevice.passes.separate_means import separate_means
+from fxdevice.placers import divides
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "strategy_graph"]
 
 _WHOLE = ("single", "branch")
 """Strategies that divide no node: their graphs stay as they are."""
@@ -25,3 +31,27 @@ def prepare(graph: fx.Graph, strategy: str) -> fx.Graph:
         return graph
     graph = separate_means(separate_draws(graph))
     return separate_bias(graph) if strategy == "tensor" else graph
+
+
+def strategy_graph(
+    graph: fx.Graph,
+    strategy: str,
+    inputs: Mapping[str, GraphInput],
+    module_name: Callable[[str], str],
+    inner: str,
+) -> tuple[fx.Graph, Dag]:
+    """Returns the graph that a strategy places, and its Dag.
+
+    Planning and compiling both come here: a plan fits what is compiled only if these are equal.
+
+    Args:
+        graph: A normalized graph.
+        strategy: Name of the strategy.
+        inputs: As for `estimate_costs`; `prepare` keeps the placeholders.
+        module_name: Likewise.
+        inner: Name of the inner compiler.
+    """
+    prepared = prepare(graph, strategy)
+    dims_of = dims_or_repeatable if divides(strategy) else None
+    dag = estimate_costs(prepared, inputs, module_name, dims_of, fuses=inner == "inductor")
+    return prepared, dag

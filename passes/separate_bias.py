@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from fxdevice.placed_graph import copied_graph
+
 __all__ = ["separate_bias"]
 
 _aten = torch.ops.aten
@@ -33,10 +35,7 @@ def separate_bias(graph: fx.Graph) -> fx.Graph:
     Args:
         graph: A normalized graph with fake values.
     """
-    copy = fx.Graph(graph.owning_module)
-    values: dict[fx.Node, fx.Node] = {}
-    output = copy.graph_copy(graph, values)
-    copy.output(output).meta = dict(graph.output_node().meta)
+    copy = copied_graph(graph)
     for node in list(copy.nodes):
         if node.target in _PRODUCT_OF:
             _separate(copy, node)

@@ -20,6 +20,7 @@ import torch
 from torch import fx
 
 from fxdevice.passes.normalize import is_row_major
+from fxdevice.placed_graph import copied_graph
 
 __all__ = ["separate_draws"]
 
@@ -42,10 +43,7 @@ _OF_THE_KIND = frozenset(
 
 def separate_draws(graph: fx.Graph) -> fx.Graph:
     """Returns a copy of `graph` in which no draw reads a value; names that stay do not change."""
-    copy = fx.Graph(graph.owning_module)
-    values: dict[fx.Node, fx.Node] = {}
-    output = copy.graph_copy(graph, values)
-    copy.output(output).meta = dict(graph.output_node().meta)
+    copy = copied_graph(graph)
     for node in list(copy.nodes):
         if node.op != "call_function" or not _has_plain_input(node):
             continue

@@ -14,6 +14,8 @@ import operator
 import torch
 from torch import fx
 
+from fxdevice.placed_graph import copied_graph
+
 __all__ = ["separate_means"]
 
 _aten = torch.ops.aten
@@ -25,10 +27,7 @@ _MEAN, _SUM = 1, 2
 
 def separate_means(graph: fx.Graph) -> fx.Graph:
     """Returns a copy of `graph` without mean losses; names that stay do not change."""
-    copy = fx.Graph(graph.owning_module)
-    values: dict[fx.Node, fx.Node] = {}
-    output = copy.graph_copy(graph, values)
-    copy.output(output).meta = dict(graph.output_node().meta)
+    copy = copied_graph(graph)
     for node in list(copy.nodes):
         if node.target in _LOSSES and node.args[_REDUCTION] == _MEAN:
             node.args = (*node.args[:_REDUCTION], _SUM, *node.args[_REDUCTION + 1 :])

@@ -18,7 +18,10 @@ from fxdevice.dims import Label
 from fxdevice.pieces import can_divide
 from fxdevice.placement import PlacementProblem
 
-__all__ = ["Batch", "BatchDivision", "divide_batch", "find_batch"]
+__all__ = ["MIN_DIVIDED", "Batch", "BatchDivision", "divide_batch", "find_batch"]
+
+MIN_DIVIDED = 0.5
+"""Share of the work that replicas must divide. Below it most would wait for one slot."""
 
 _MAX_CANDIDATES = 3
 """Candidates that are carried through the graph. The batch is nearly always the first."""

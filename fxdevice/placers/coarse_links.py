@@ -29,20 +29,15 @@ class SlotPairs:
         """
         slots = topology.slots
         self.devices = _numbered([slot.device for slot in slots])
-        self.queues = _numbered(
-            [
-                f"slot {slot.index}" if slot.queue is None else f"queue {slot.queue}"
-                for slot in slots
-            ]
-        )
+        self.queues = _numbered([slot.queue_name for slot in slots])
         names: dict[str, int] = {}
         self.channels: list[list[int]] = []
         self._latency_s: list[list[float]] = []
         self._s_per_byte: list[list[float]] = []
         for first in range(len(slots)):
-            row = [(first, second, topology) for second in range(len(slots))]
-            self.channels.append([names.setdefault(_channel(*pair), len(names)) for pair in row])
-            costs = [_cost(*pair) for pair in row]
+            row = [topology.channel_name(first, second) for second in range(len(slots))]
+            self.channels.append([names.setdefault(name, len(names)) for name in row])
+            costs = [_cost(first, second, topology) for second in range(len(slots))]
             self._latency_s.append([latency_s for latency_s, _ in costs])
             self._s_per_byte.append([s_per_byte for _, s_per_byte in costs])
         self.num_channels = len(names)
@@ -74,13 +69,6 @@ class SlotPairs:
 def _numbered(names: Sequence[str]) -> list[int]:
     index_of: dict[str, int] = {}
     return [index_of.setdefault(name, len(index_of)) for name in names]
-
-
-def _channel(first: int, second: int, topology: Topology) -> str:
-    link = topology.link(first, second)
-    if link is None or link.channel is None:
-        return f"slot {first} to slot {second}"
-    return f"channel {link.channel}"
 
 
 def _cost(first: int, second: int, topology: Topology) -> tuple[float, float]:

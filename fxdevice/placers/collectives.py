@@ -85,7 +85,7 @@ def _exchange(topology: Topology, pairs: Iterable[tuple[int, int]]) -> Exchange:
                 f"strategy='tensor' expected a link between every two slots, found none from slot "
                 f"{source} to {destination}. Add one to the topology, or use strategy='pipeline'"
             )
-        channel = link.channel or f"{source} -> {destination}"
+        channel = topology.channel_name(source, destination)
         fixed_s, byte_s = found.get(channel, (0.0, 0.0))
         found[channel] = (fixed_s + link.latency_s, byte_s + 1 / link.bytes_per_s)
     # Most channels are alike; one of each kind says how long it takes.

@@ -14,15 +14,12 @@ from fxdevice.dag import NodeKind
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import BatchDivision, divide_batch, find_batch
+from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, divide_batch, find_batch
 from fxdevice.placers.divided import divided_excess_bytes, divided_placement
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.units import unit_graph
 
 __all__ = ["place_data", "weighted_shares"]
-
-_MIN_DIVIDED = 0.5
-"""Share of the work that must be divided. Below it most replicas would wait for one slot."""
 
 
 def place_data(problem: PlacementProblem) -> Placement:
@@ -39,13 +36,13 @@ def place_data(problem: PlacementProblem) -> Placement:
             which operation stands in the way.
     """
     found = find_batch(problem, len(problem.topology.slots))
-    if found is None or found.seconds_share < _MIN_DIVIDED:
+    if found is None or found.seconds_share < MIN_DIVIDED:
         raise _not_separable(problem, found)
     shares = weighted_shares(found.batch.size, _speeds(problem))
     slots = tuple(slot for slot, share in enumerate(shares) if share)
     shares = tuple(share for share in shares if share)
     division = divide_batch(problem, found.batch, shares)
-    if division.seconds_share < _MIN_DIVIDED:
+    if division.seconds_share < MIN_DIVIDED:
         division = found
         slots = slots[: len(found.shares)]
     placement = _placement(problem, division, slots)

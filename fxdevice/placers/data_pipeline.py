@@ -16,7 +16,7 @@ from fxdevice.costs import CostTable
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import BatchDivision, find_batch
+from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, find_batch
 from fxdevice.placers.divided import divided_excess_bytes, divided_seconds
 from fxdevice.placers.micro_batches import pipeline_seconds
 from fxdevice.placers.pipeline import place_pipeline
@@ -25,9 +25,6 @@ __all__ = ["place_data_pipeline"]
 
 _MICRO_BATCHES = (1, 2, 4, 8)
 """Pieces of each replica's part that are compared."""
-
-_MIN_DIVIDED = 0.5
-"""Share of the work that must be divided, as in the strategy `data`."""
 
 
 def place_data_pipeline(problem: PlacementProblem) -> Placement:
@@ -77,7 +74,7 @@ def _placement(problem: PlacementProblem, num_stages: int) -> Placement:
         key=lambda pair: pipeline_seconds(problem, stages, pair[1].label_of, pair[0], num_replicas),
         default=None,
     )
-    if best is None or best[1].seconds_share < _MIN_DIVIDED:
+    if best is None or best[1].seconds_share < MIN_DIVIDED:
         raise PlacementError("the batch cannot be divided between the replicas")
     num_pieces, division = best
     layout_of = {}

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fxdevice.dag import Dag
 from fxdevice.dims import Layout
-from fxdevice.expand import expand
-from fxdevice.expanded import expanded_problem
+from fxdevice.expanded import expanded_placement
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.memory import excess_bytes, memory_limits
 from fxdevice.simulate import simulate
 from fxdevice.workload import build_workload
 
-__all__ = ["divided_excess_bytes", "divided_placement", "divided_seconds", "results_of"]
-
-
-def results_of(dag: Dag) -> tuple[str, ...]:
-    """Returns the names of the nodes that no other reads: results, gradients, updated buffers."""
-    return tuple(node.name for node in dag if not dag.users[node.name])
+__all__ = ["divided_excess_bytes", "divided_placement", "divided_seconds"]
 
 
 def divided_placement(
@@ -52,8 +45,7 @@ def divided_seconds(problem: PlacementProblem, placement: Placement) -> float:
     Raises:
         PlacementError: A value would go between slots that are not connected.
     """
-    expansion = expand(problem.dag, placement, results_of(problem.dag))
-    expanded, slot_of = expanded_problem(problem, expansion)
+    expanded, slot_of = expanded_placement(problem, placement)
     return simulate(build_workload(expanded, slot_of), expanded.topology).makespan_s
 
 
@@ -62,6 +54,5 @@ def divided_excess_bytes(problem: PlacementProblem, placement: Placement) -> tup
     limits = memory_limits(problem)
     if all(limit is None for limit in limits):
         return (0,) * len(limits)
-    expansion = expand(problem.dag, placement, results_of(problem.dag))
-    expanded, slot_of = expanded_problem(problem, expansion)
+    expanded, slot_of = expanded_placement(problem, placement)
     return excess_bytes(expanded, slot_of, limits)

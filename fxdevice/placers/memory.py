@@ -11,7 +11,7 @@ search. `program_memory` follows one program step by step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fxdevice.dag import Dag, NodeKind
@@ -27,6 +27,7 @@ from fxdevice.placers.lifetimes import kept_at_home, lifetimes, storages
 __all__ = [
     "Limits",
     "SlotMemory",
+    "bytes_above",
     "cache_bytes",
     "excess_bytes",
     "memory_limits",
@@ -131,10 +132,14 @@ def excess_bytes(
     """Returns for every slot the bytes above its limit; zero when within it or without one."""
     if all(limit is None for limit in limits):
         return (0,) * len(limits)
-    needed = needed_memory(problem, slot_of)
+    return bytes_above(limits, [slot.total_bytes for slot in needed_memory(problem, slot_of)])
+
+
+def bytes_above(limits: Limits, needed_bytes: Sequence[int]) -> tuple[int, ...]:
+    """Returns for every slot the bytes above its limit; zero when within it or without one."""
     return tuple(
-        0 if limit is None else max(0, memory.total_bytes - limit)
-        for limit, memory in zip(limits, needed, strict=True)
+        0 if limit is None else max(0, needed - limit)
+        for limit, needed in zip(limits, needed_bytes, strict=True)
     )
 
 

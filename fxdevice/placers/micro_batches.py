@@ -63,7 +63,8 @@ def best_micro_batches(problem: PlacementProblem, placement: Placement) -> Place
         problem: What was placed.
         placement: Stages, without layouts.
     """
-    if len({_queue(problem, slot) for slot in set(placement.slot_of.values())}) < 2:
+    slots = problem.topology.slots
+    if len({slots[slot].queue_name for slot in set(placement.slot_of.values())}) < 2:
         return placement
     best, best_s = None, pipeline_seconds(problem, placement, {}, 1) * (1 - _MIN_GAIN)
     num_pieces = 2
@@ -104,11 +105,11 @@ def pipeline_seconds(
         num_pieces: Number of pieces.
         num_replicas: Number of equal pipelines that share the pieces.
     """
-    piece_s: dict[bool, defaultdict[object, float]] = {
+    piece_s: dict[bool, defaultdict[str, float]] = {
         False: defaultdict(float),
         True: defaultdict(float),
     }
-    whole_s = 0.0
+    slots, whole_s = problem.topology.slots, 0.0
     for node in problem.dag:
         slot = placement.slot_of.get(node.name)
         if slot is None:
@@ -116,21 +117,15 @@ def pipeline_seconds(
         seconds = problem.costs.seconds(node.name, slot)
         label = label_of.get(node.name)
         if num_pieces == 1:
-            piece_s[node.is_backward][_queue(problem, slot)] += seconds
+            piece_s[node.is_backward][slots[slot].queue_name] += seconds
         elif label is None:
             whole_s += seconds
         else:
             share = _piece_share(problem, node, label, num_pieces, slot)
-            piece_s[node.is_backward][_queue(problem, slot)] += share * seconds
+            piece_s[node.is_backward][slots[slot].queue_name] += share * seconds
     stages = [list(seconds.values()) for seconds in piece_s.values()]
     num_more = num_pieces / num_replicas - 1
     return whole_s + sum(sum(t) + num_more * max(t, default=0.0) for t in stages)
-
-
-def _queue(problem: PlacementProblem, slot: int) -> object:
-    """Returns what runs one operation at a time: a slot, or the slots that share a queue."""
-    queue = problem.topology.slots[slot].queue
-    return ("slot", slot) if queue is None else ("queue", queue)
 
 
 def _piece_share(

@@ -13,11 +13,9 @@ from fxdevice.dag import Dag
 from fxdevice.errors import PlanError
 from fxdevice.memory_model import MemoryOptions
 from fxdevice.options import parse_bytes
-from fxdevice.passes.estimate_costs import estimate_costs
-from fxdevice.passes.prepare import prepare
-from fxdevice.passes.repeatable import dims_or_repeatable
+from fxdevice.passes.prepare import strategy_graph
 from fxdevice.pins import Pins
-from fxdevice.placers import divides, strategy_names
+from fxdevice.placers import strategy_names
 from fxdevice.plan_capture import CapturedForPlan, capture_graphs
 from fxdevice.planning.trials import CallTrial, PlannedGraph, try_call
 from fxdevice.plans.plan import Plan
@@ -119,13 +117,7 @@ def planned_dag(
         inner: Name of the inner compiler.
         together: Qualified names of modules that must not be divided.
     """
-    dag = estimate_costs(
-        prepare(captured.graph, strategy),
-        captured.inputs,
-        captured.module_name,
-        dims_or_repeatable if divides(strategy) else None,
-        fuses=inner == "inductor",
-    )
+    _, dag = strategy_graph(captured.graph, strategy, captured.inputs, captured.module_name, inner)
     return keep_together(dag, together)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fxdevice.choose import Trial, try_strategies
@@ -66,7 +66,6 @@ def try_call(
     topology: Topology,
     pins: Pins,
     memory: MemoryOptions,
-    on_graph: Callable[[PlacementProblem, Trial], None] = lambda problem, trial: None,
 ) -> CallTrial:
     """Places the graphs of a call one after the other; state stays where it is first placed.
 
@@ -76,14 +75,12 @@ def try_call(
         topology: The slots.
         pins: The caller's device map.
         memory: What else takes memory.
-        on_graph: Called with every graph's problem and what came of it.
     """
     found = CallTrial(strategy)
     predictions: list[tuple[int, Prediction]] = []
     for graph in graphs:
         problem = _problem(graph, topology, pins, memory, found.state)
         (trial,) = try_strategies(problem, (strategy,))
-        on_graph(problem, trial)
         if trial.placement is not None and trial.evaluation is not None:
             _note_state(graph, trial, found.state)
             predictions.append((graph.num_calls, _prediction(problem, trial)))
