@@ -3,6 +3,7 @@
     seconds = num_launches * launch_s
             + max(flops / flops_per_s[dtype], traffic_bytes / memory_bytes_per_s)
 
+where nothing else was measured of the device (`DeviceSpec.work_s`, `DeviceSpec.result_s`).
 An operation is bound either by arithmetic or by the memory of its device, never by less than the
 cost of starting it. A node without work (a view, a shape, a tuple element) starts no kernel and
 costs nothing; one that is fused into another one's kernel has a share of its traffic and starts
@@ -50,19 +51,34 @@ def estimate_costs(dag: Dag, topology: Topology) -> CostTable:
     Returns:
         The table. STATE and INPUT nodes cost nothing.
     """
-    slots = topology.slots
-    seconds_of = {node.name: tuple(node_seconds(node, slot) for slot in slots) for node in dag}
+    # Most slots are alike: what was not measured is estimated once for each kind of device.
+    alike: list[Slot] = []
+    for slot in topology.slots:
+        if all(slot.spec != known.spec for known in alike):
+            alike.append(slot)
+    kind_of = [next(i for i, k in enumerate(alike) if k.spec == s.spec) for s in topology.slots]
+    seconds_of = {}
+    for node in dag:
+        if node.time_factors:
+            seconds_of[node.name] = tuple([node_seconds(node, slot) for slot in topology.slots])
+        else:
+            seconds = [node_seconds(node, slot) for slot in alike]
+            seconds_of[node.name] = tuple([seconds[kind] for kind in kind_of])
     return CostTable(MappingProxyType(seconds_of))
 
 
 def node_seconds(node: DagNode, slot: Slot) -> float:
-    """Returns the roofline seconds of one node on one slot; zero when it starts no kernel."""
+    """Returns the roofline seconds of one node on one slot, scaled by what was measured of it.
+
+    Zero when it starts no kernel.
+    """
     if node.kind is not NodeKind.COMPUTE or not node.has_work:
         return 0.0
     spec = slot.spec
-    arithmetic_s = node.flops / spec.peak_flops_per_s(node.dtype)
-    memory_s = node.traffic_bytes / spec.memory_bytes_per_s
-    return node.num_launches * spec.launch_s + max(arithmetic_s, memory_s)
+    work_s = spec.work_s(node.flops, node.traffic_bytes, node.dtype, node.work_kind)
+    if not node.is_internal:
+        work_s += spec.result_s(node.output_bytes)
+    return node.time_factor(slot.index) * (node.num_launches * spec.launch_s + work_s)
 
 
 def format_bytes(num_bytes: int) -> str:

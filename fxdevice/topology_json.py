@@ -14,12 +14,12 @@ default of `DeviceSpec`, `Slot` or `Link`.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from fxdevice.device_spec import DeviceSpec, checked_number
+from fxdevice.device_spec import DeviceSpec, WorkFactors, checked_number
 from fxdevice.errors import DeviceSpecError
 from fxdevice.topology import Link, Slot, Topology
 
@@ -31,6 +31,14 @@ _STRICT = ConfigDict(strict=True, extra="forbid")
 
 
 @dataclass(frozen=True)
+class _WorkFactors:
+    __pydantic_config__ = _STRICT
+
+    arithmetic: float = 1.0
+    memory: float | None = 1.0
+
+
+@dataclass(frozen=True)
 class _Spec:
     __pydantic_config__ = _STRICT
 
@@ -39,6 +47,10 @@ class _Spec:
     memory_bytes_per_s: float
     memory_bytes: int | None = None
     launch_s: float = 5e-6
+    memory_curve: list[tuple[int, float]] = field(default_factory=list)
+    mapped_bytes: int | None = None
+    mapped_bytes_per_s: float = 1e12
+    work_factors: dict[str, _WorkFactors] = field(default_factory=dict)
     source: str = ""
 
 
@@ -132,6 +144,13 @@ def topology_from_json(text: str) -> Topology:
             spec.memory_bytes_per_s,
             spec.memory_bytes,
             spec.launch_s,
+            tuple(spec.memory_curve),
+            spec.mapped_bytes,
+            spec.mapped_bytes_per_s,
+            {
+                kind: WorkFactors(factors.arithmetic, factors.memory)
+                for kind, factors in spec.work_factors.items()
+            },
             spec.source,
         )
         for spec in form.specs
@@ -164,6 +183,10 @@ def _spec_as_dict(spec: DeviceSpec) -> dict[str, Any]:
         "memory_bytes_per_s": spec.memory_bytes_per_s,
         "memory_bytes": spec.memory_bytes,
         "launch_s": spec.launch_s,
+        "memory_curve": [list(point) for point in spec.memory_curve],
+        "mapped_bytes": spec.mapped_bytes,
+        "mapped_bytes_per_s": spec.mapped_bytes_per_s,
+        "work_factors": {kind: asdict(factors) for kind, factors in spec.work_factors.items()},
         "source": spec.source,
     }
 

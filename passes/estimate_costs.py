@@ -91,6 +91,7 @@ def estimate_costs(
             traffic_bytes=work.traffic_bytes,
             num_launches=work.num_launches,
             dtype=work.dtype,
+            work_kind=work.kind,
             follows=_followed(node, forward_of if is_backward and not is_sum else {}),
             is_backward=is_backward,
             is_recomputable=is_recomputable(node),
@@ -138,6 +139,7 @@ class _Facts:
             known,
             saved_bytes=num_bytes(node) if node in self._cut.kept else 0,
             shape=_shape(node.meta.get("val")),
+            varying_dims=_varying_dims(node.meta.get("val")),
             is_late=node in self._cut.late,
             is_output=node in self._results,
             is_internal=node in self._internal,
@@ -218,6 +220,12 @@ def _shape(value: object) -> tuple[int, ...] | None:
     if not isinstance(value, torch.Tensor):
         return None
     return tuple(size_hint(size) for size in value.shape)
+
+
+def _varying_dims(value: object) -> tuple[int, ...]:
+    if not isinstance(value, torch.Tensor):
+        return ()
+    return tuple(dim for dim, size in enumerate(value.shape) if not isinstance(size, int))
 
 
 def _module_path(node: fx.Node, module_name: Callable[[str], str]) -> str:

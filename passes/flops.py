@@ -50,6 +50,38 @@ def _score_flops(query: Any, key: Any) -> int:
     return 2 * batch * heads * length * size_hint(key.shape[-2])
 
 
+# Queries and keys of a block of the CPU's kernel, by the least number of queries.
+# Source: aten/src/ATen/native/cpu/FlashAttentionKernel.cpp of PyTorch 2.13.
+_CPU_QUERY_BLOCKS = ((768, 256), (192, 64), (0, 32))
+_CPU_KEY_BLOCK = 512
+
+
+def _causal_share(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+    """Returns the share of all pairs of query and key that an attention kernel computes.
+
+    With a causal mask query i sees the keys 0 to i.
+    """
+    names = [argument.name for argument in node.target._schema.arguments]  # type: ignore[union-attr]
+    known = {**dict(zip(names, args, strict=False)), **kwargs}
+    if not known.get("is_causal"):
+        return 1.0
+    num_queries, num_keys = (size_hint(known[name].shape[-2]) for name in ("query", "key"))
+    if not num_queries or not num_keys:
+        return 1.0
+    if op_packet(node).__name__.removesuffix("_backward").endswith("_for_cpu"):
+        block = next(size for least, size in _CPU_QUERY_BLOCKS if num_queries >= least)
+        pairs = 0
+        for first in range(0, num_queries, block):
+            seen = min(first + block, num_keys)
+            computed = min(-(-seen // _CPU_KEY_BLOCK) * _CPU_KEY_BLOCK, num_keys)
+            pairs += min(block, num_queries - first) * computed
+    else:
+        # Query i sees min(i + 1, num_keys) keys.
+        ramp = min(num_queries, num_keys)
+        pairs = ramp * (ramp + 1) // 2 + (num_queries - ramp) * num_keys
+    return pairs / (num_queries * num_keys)
+
+
 def _product_flops(matrix: Any, other: Any, *_: Any) -> int:
     """Of [..., n, k] with [k] or [..., k, m]."""
     columns = other.shape[-1] if other.dim() > 1 else 1
@@ -61,14 +93,32 @@ def _distance_flops(first: Any, second: Any, *_: Any) -> int:
     return 3 * size_hint(first.numel()) * size_hint(second.shape[-2])
 
 
+def _self_attention_flops(query: Any, key: Any, value: Any, width: Any, *_: Any) -> int:
+    """Of [batch, length, width]: four products with weights, and the two of attention."""
+    batch, length = size_hint(query.shape[0]), size_hint(query.shape[1])
+    num_keys = size_hint(key.shape[1])
+    projected = 4 * batch * (length + num_keys) * size_hint(width) ** 2
+    return projected + 4 * batch * length * num_keys * size_hint(width)
+
+
+def _encoder_layer_flops(value: Any, width: Any, heads: Any, *weights: Any) -> int:
+    """Self-attention, and the two products of the feed-forward network."""
+    batch, length = size_hint(value.shape[0]), size_hint(value.shape[1])
+    inner = size_hint(weights[11].shape[0])
+    attention = _self_attention_flops(value, value, value, width, heads)
+    return attention + 4 * batch * length * size_hint(width) * inner
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     _aten._cdist_forward: _distance_flops,
     _aten._grouped_mm: _product_flops,
     _aten._int_mm: _product_flops,
+    _aten._native_multi_head_attention: _self_attention_flops,
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
     _aten._scaled_dot_product_fused_attention_overrideable: _attention_flops,
     _aten._scaled_dot_product_fused_attention_overrideable_backward: _attention_backward_flops,
+    _aten._transformer_encoder_layer_fwd: _encoder_layer_flops,
     _aten.addmv: lambda _, matrix, vector: _product_flops(matrix, vector),
     _aten.dot: _product_flops,
     _aten.mv: _product_flops,
@@ -91,10 +141,16 @@ def num_flops(node: fx.Node) -> int:
     if packet in ALLOCATIONS:
         return 1  # more than a view has
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
-    if packet in _FORMULAS:
-        return _FORMULAS[packet](*args)
-    if packet in flop_registry:
-        return size_hint(flop_registry[packet](*args, **kwargs, out_val=value))
+    if is_product(node):
+        formula = _FORMULAS.get(packet)
+        counted = (
+            flop_registry[packet](*args, **kwargs, out_val=value)
+            if formula is None
+            else formula(*args)
+        )
+        is_attention = "scaled_dot_product" in packet.__name__
+        share = _causal_share(node, args, kwargs) if is_attention else 1.0
+        return round(size_hint(counted) * share)
     made = sum(num_elements(tensor) for tensor in tensors(value))
     return max(made, _read_elements(node))
 

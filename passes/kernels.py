@@ -26,6 +26,7 @@ from fxdevice.passes.traffic import (
     value_bytes,
     written_bytes,
 )
+from fxdevice.passes.work_kinds import work_kind
 
 __all__ = ["NO_WORK", "Work", "kernel_work"]
 
@@ -39,12 +40,14 @@ class Work:
         traffic_bytes: Its share of what its kernel reads and writes in device memory.
         num_launches: 1 for the first operation of a kernel, else 0.
         dtype: Type that it computes in.
+        kind: Kind of work, see `work_kinds`.
     """
 
     flops: int = 0
     traffic_bytes: int = 0
     num_launches: int = 0
     dtype: str = "float32"
+    kind: str = ""
 
 
 NO_WORK = Work()
@@ -77,7 +80,13 @@ def kernel_work(
         for index, node in enumerate(group):
             traffic_bytes = kernel.read(node) + kernel.write(node)
             num_launches = 1 if index == 0 and op_packet(node) not in ALLOCATIONS else 0
-            work[node] = Work(num_flops(node), traffic_bytes, num_launches, compute_dtype(node))
+            work[node] = Work(
+                num_flops(node),
+                traffic_bytes,
+                num_launches,
+                compute_dtype(node),
+                work_kind(node),
+            )
         internal |= kernel.internal
     return work, frozenset(internal)
 

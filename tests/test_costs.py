@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fxdevice.costs import estimate_costs, format_bytes, node_seconds
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.device_spec import DeviceSpec
+from fxdevice.device_spec import DeviceSpec, WorkFactors
 from fxdevice.topology import Slot, Topology
 from tests.strategies import dags, topologies
 
@@ -73,3 +73,28 @@ def test_rate_is_that_of_the_dtype() -> None:
 def test_a_fused_operation_starts_no_kernel() -> None:
     node = DagNode("relu", NodeKind.COMPUTE, flops=1_000, traffic_bytes=2, num_launches=0)
     assert node_seconds(node, SLOT) == pytest.approx(2e-6)
+
+
+def test_measured_work_adds_up() -> None:
+    factors = {"product": WorkFactors(2.0, 3.0), "exponential": WorkFactors(4.0, None)}
+    spec = DeviceSpec(
+        "cpu", {"float32": 1e9}, 1e6, launch_s=0.0, memory_curve=((10, 1e-6),), work_factors=factors
+    )
+    node = DagNode("n", NodeKind.COMPUTE, flops=1_000, traffic_bytes=20)
+    slot = Slot(0, "cpu", spec=spec)
+    assert node_seconds(node, slot) == pytest.approx(2e-6)
+    product = replace(node, work_kind="product")
+    assert node_seconds(product, slot) == pytest.approx(2e-6 + 3 * 20e-6)
+    exponential = replace(node, work_kind="exponential")
+    assert node_seconds(exponential, slot) == pytest.approx(4e-6 + 2e-6)
+
+
+def test_memory_for_large_results_is_fetched() -> None:
+    spec = DeviceSpec(
+        "cpu", {"float32": 1e9}, 1e6, launch_s=0.0, mapped_bytes=100, mapped_bytes_per_s=1e3
+    )
+    node = DagNode("n", NodeKind.COMPUTE, output_bytes=100, traffic_bytes=1)
+    slot = Slot(0, "cpu", spec=spec)
+    assert node_seconds(node, slot) == pytest.approx(1e-6 + 0.1)
+    assert node_seconds(replace(node, output_bytes=99), slot) == pytest.approx(1e-6)
+    assert node_seconds(replace(node, is_internal=True), slot) == pytest.approx(1e-6)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fxdevice.device_spec import GENERIC, DeviceSpec
+from fxdevice.device_spec import GENERIC, DeviceSpec, WorkFactors
 from fxdevice.errors import DeviceSpecError
 from fxdevice.known_devices import KNOWN_DEVICES
 
@@ -129,3 +129,25 @@ def test_rates_cannot_be_changed_from_outside() -> None:
     spec = DeviceSpec("x", rates, 1.0)
     rates["float32"] = 2.0
     assert spec.flops_per_s == {"float32": 1.0}
+
+
+def test_a_memory_curve_is_interpolated() -> None:
+    spec = DeviceSpec("cpu", {"float32": 1.0}, 1.0, memory_curve=((10, 1.0), (20, 4.0)))
+    found = [spec.memory_s(num_bytes) for num_bytes in (0, 5, 10, 15, 20, 40)]
+    assert found == [0.0, 0.5, 1.0, 2.5, 4.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    "curve", [((10, 1.0), (10, 2.0)), ((10, 1.0), (20, 1.0)), ((10, math.nan),), ((0, 1.0),)]
+)
+def test_a_memory_curve_that_cannot_be_is_refused(curve: tuple[tuple[int, float], ...]) -> None:
+    with pytest.raises(DeviceSpecError, match="'cpu': memory_curve"):
+        DeviceSpec("cpu", {"float32": 1.0}, 1.0, memory_curve=curve)
+
+
+@pytest.mark.parametrize("factor", [-1.0, math.nan, math.inf])
+def test_factors_that_cannot_be_are_refused(factor: float) -> None:
+    with pytest.raises(DeviceSpecError, match=r"WorkFactors\.arithmetic"):
+        WorkFactors(arithmetic=factor)
+    with pytest.raises(DeviceSpecError, match=r"WorkFactors\.memory"):
+        WorkFactors(memory=factor)

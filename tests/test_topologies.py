@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxdevice.device_spec import DeviceSpec
+from fxdevice.device_spec import DeviceSpec, WorkFactors
 from fxdevice.errors import DeviceSpecError
 from fxdevice.topologies import (
     MAX_SLOTS,
@@ -277,3 +277,18 @@ def test_the_error_says_which_slots_are_cut_off() -> None:
     assert "slot 2 (T4:2) -> 0 (T4:0) (not at all)" in text
     with pytest.raises(DeviceSpecError, match=r"these do not: slot 2 .* -> 0 .*\(not at all\)"):
         check_connected(chain, directly=False)
+
+
+def test_json_keeps_what_was_measured() -> None:
+    factors = {"product": WorkFactors(1.5, 2.0), "exponential": WorkFactors(20.0, None)}
+    spec = DeviceSpec(
+        "cpu",
+        {"float32": 1e11},
+        3e10,
+        memory_curve=((1_000, 1e-8), (2_000, 3e-8)),
+        mapped_bytes=2**25,
+        mapped_bytes_per_s=2e9,
+        work_factors=factors,
+    )
+    topology = uniform([spec, spec], "host")
+    assert topology_from_json(topology_to_json(topology)) == topology

@@ -6,11 +6,18 @@ Of several runs the shortest counts: other work on the machine makes runs longer
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import torch
 
 from fxdevice.calibrate.effort import Effort
 from fxdevice.calibrate.meter import Meter
+from fxdevice.calibrate.work import (
+    MAPPED_BYTES,
+    measure_mapped_bytes_per_s,
+    measure_memory_curve,
+    measure_work_factors,
+)
 from fxdevice.device_spec import DeviceSpec
 from fxdevice.errors import DeviceError
 
@@ -40,14 +47,22 @@ def measure_device(device: torch.device, meter: Meter, effort: Effort) -> Device
                 f"cannot measure {device}: it has no room for two float32 matrices of "
                 f"{effort.smallest_side} rows, or cannot multiply them. Free its memory"
             )
-        return DeviceSpec(
+        launch_s = _launch_s(device, meter, effort)
+        spec = DeviceSpec(
             name=device_name(device),
             flops_per_s=rates,
             memory_bytes_per_s=_memory_bytes_per_s(device, meter, effort),
             memory_bytes=_memory_bytes(device),
-            launch_s=_launch_s(device, meter, effort),
+            launch_s=launch_s,
+            memory_curve=measure_memory_curve(device, launch_s, meter, effort),
             source=f"measured on {device} with torch {torch.__version__}",
         )
+        if device.type != "cpu":
+            return spec  # the operations that are measured are too small for an accelerator
+        mapped_bytes_per_s = measure_mapped_bytes_per_s(device, spec, meter, effort)
+        if mapped_bytes_per_s is not None:
+            spec = replace(spec, mapped_bytes=MAPPED_BYTES, mapped_bytes_per_s=mapped_bytes_per_s)
+        return replace(spec, work_factors=measure_work_factors(device, spec, meter, effort))
 
 
 def device_name(device: torch.device) -> str:

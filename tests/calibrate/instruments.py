@@ -17,6 +17,12 @@ QUICK = Effort(
     largest_side=64,
     copy_bytes=2**20,
     num_launches=5,
+    sum_bytes=(4_096, 65_536),
+    mapped_bytes=2**20,
+    work_kinds=("vector_product", "exponential"),
+    cold_bytes=2**20,
+    max_copies=2,
+    num_warm=1,
     transfer_bytes=(64, 4_096, 65_536),
     probe_bytes=(1, 131, 5_003),
 )

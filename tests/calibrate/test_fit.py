@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fxdevice.calibrate.fit import fit_transfer
+from fxdevice.calibrate.fit import fit_factors, fit_transfer
 from fxdevice.topology import Link
 
 SIZES = (4_096, 65_536, 2**20, 2**22, 2**24)
@@ -59,3 +59,29 @@ def test_a_latency_below_zero_is_zero() -> None:
     latency_s, bytes_per_s = fit_transfer([1_000, 2_000], [1.0, 3.0])
     assert latency_s == 0
     assert bytes_per_s == pytest.approx((1e6 + 4e6 / 9) / (1e3 + 2e3 / 3))
+
+
+FACTOR = st.floats(0.1, 50.0)
+
+
+@given(FACTOR, FACTOR, st.lists(st.floats(0.9, 1.1), min_size=4, max_size=4))
+def test_factors_of_work(arithmetic: float, memory: float, noise: list[float]) -> None:
+    x, y = [1.0, 2.0, 0.1, 1.0], [0.1, 1.0, 2.0, 1.0]
+    exact = [arithmetic * a + memory * b for a, b in zip(x, y, strict=True)]
+    assert fit_factors(x, y, exact) == pytest.approx((arithmetic, memory))
+    noisy = [t * factor for t, factor in zip(exact, noise, strict=True)]
+
+    def error(a: float, b: float) -> float:
+        return sum(((a * p + b * q) / t - 1) ** 2 for p, q, t in zip(x, y, noisy, strict=True))
+
+    found = fit_factors(x, y, noisy)
+    assert min(found) >= 0
+    assert error(*found) <= error(arithmetic, memory) + 1e-12
+    assert error(*found) <= min(error(found[0] * 1.01, found[1]), error(found[0], found[1] * 1.01))
+
+
+def test_factors_that_cannot_be_told_apart() -> None:
+    assert fit_factors([1.0, 2.0], [0.0, 0.0], [3.0, 6.0]) == pytest.approx((3.0, 0.0))
+    assert fit_factors([0.0, 0.0], [1.0, 2.0], [3.0, 6.0]) == pytest.approx((0.0, 3.0))
+    # A factor below zero would explain it best.
+    assert min(fit_factors([1.0, 1.0], [1.0, 2.0], [2.0, 1.0])) == 0.0
