@@ -2,21 +2,27 @@
 
 The graph that comes out has plain ATen operations only, one for every instance, so that transfers,
 partitions, compilation and the report treat it like any other.
+
+A value that is made whole lies in memory as it did before (`_like`): views and random numbers of it
+depend on that. Where that is impossible (it was expanded), what reads it gets a new fake value.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
-from fxdevice.op_dims import local_call
+from fxdevice.op_dims import local_call, view_target
+from fxdevice.op_kinds import is_operator
 from fxdevice.pieces import Expansion, Instance, Role, piece_size
 from fxdevice.placement import Placement
+from fxdevice.sizes import is_non_overlapping, same_sizes, size_hint, span_elements
 
 __all__ = ["divide_nodes"]
 
@@ -91,39 +97,69 @@ class _Writer:
             read_as = {
                 node: self._made[name] for node, name in zip(reads, instance.inputs, strict=True)
             }
-            if instance.role is Role.WHOLE:
-                return self._graph.node_copy(origin, read_as.__getitem__)
-            if instance.role is Role.COPY:
-                return self._copy(instance, origin, read_as)
-            return self._piece(instance, origin, read_as)
+            if instance.role is Role.PIECE:
+                return self._piece(instance, origin, read_as)
+            return self._undivided(instance, origin, read_as)
         parts = [self._made[name] for name in instance.inputs]
         if instance.role is Role.SLICE:
             return self._slice(instance, parts[0])
         if instance.role is Role.CONCAT:
-            return self._call(_aten.cat.default, (parts, instance.dim), name=instance.name)
-        return self._sum(instance, parts)
+            return self._concat(instance, parts, origin.meta["val"])
+        made = self._sum(instance, parts)
+        return made if instance.role is Role.PART else self._like(made, origin.meta["val"])
 
-    def _copy(
+    def _undivided(
         self, instance: Instance, origin: fx.Node, read_as: Mapping[fx.Node, fx.Node]
     ) -> fx.Node:
-        args, kwargs = fx.map_arg((origin.args, origin.kwargs), read_as.__getitem__)
-        node = self._graph.create_node(origin.op, origin.target, args, kwargs, instance.name)
-        node.meta["val"] = origin.meta["val"]
+        if instance.role is Role.WHOLE:
+            node = self._graph.node_copy(origin, read_as.__getitem__)
+        else:
+            args, kwargs = fx.map_arg((origin.args, origin.kwargs), read_as.__getitem__)
+            node = self._graph.create_node(origin.op, origin.target, args, kwargs, instance.name)
+            node.meta["val"] = origin.meta["val"]
+        if is_operator(node.target) and any(
+            not _lies_like(new.meta.get("val"), old.meta.get("val")) for old, new in read_as.items()
+        ):
+            node.target = view_target(node.target, node.args)
+            self._evaluate(node)
         return node
+
+    def _concat(self, instance: Instance, parts: list[fx.Node], whole: torch.Tensor) -> fx.Node:
+        order = _memory_order(whole)
+        ordered = [self._permuted(part, order) for part in parts]
+        made = self._call(
+            _aten.cat.default, (ordered, order.index(instance.dim)), name=instance.name
+        )
+        return self._like(self._permuted(made, _inverse(order)), whole)
+
+    def _like(self, made: fx.Node, whole: torch.Tensor) -> fx.Node:
+        """Returns a value that lies in memory as the undivided one did, if that had no gaps."""
+        if _lies_like(made.meta["val"], whole) or not _is_dense(whole):
+            return made
+        order = _memory_order(whole)
+        copy = self._call(
+            _aten.clone.default,
+            (self._permuted(made, order),),
+            kwargs={"memory_format": torch.contiguous_format},
+        )
+        return self._permuted(copy, _inverse(order))
+
+    def _permuted(self, node: fx.Node, order: list[int]) -> fx.Node:
+        if order == sorted(order):
+            return node
+        return self._call(_aten.permute.default, (node, order))
 
     def _piece(
         self, instance: Instance, origin: fx.Node, read_as: Mapping[fx.Node, fx.Node]
     ) -> fx.Node:
-        args = fx.map_arg(origin.args, read_as.__getitem__)
-        kwargs = fx.map_arg(origin.kwargs, read_as.__getitem__)
         if self._expansion.dag[instance.origin].element is not None:
+            args = fx.map_arg(origin.args, read_as.__getitem__)
             return self._call(origin.target, args, name=instance.name)
         last = next(iter(reversed(self._graph.nodes)), None)
         node = local_call(
             self._graph,
             origin,
-            args,
-            kwargs,
+            read_as,
             instance.label,
             instance.shares[instance.index],
             sum(instance.shares),
@@ -155,8 +191,14 @@ class _Writer:
             first = self._call(_aten.add.Tensor, (first, part))
         return self._call(_aten.add.Tensor, (first, last), name=instance.name)
 
-    def _call(self, target: Any, args: tuple[Any, ...], name: str | None = None) -> fx.Node:
-        node = self._graph.create_node("call_function", target, args, {}, name)
+    def _call(
+        self,
+        target: Any,
+        args: tuple[Any, ...],
+        name: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+    ) -> fx.Node:
+        node = self._graph.create_node("call_function", target, args, kwargs or {}, name)
         self._evaluate(node)
         return node
 
@@ -174,6 +216,40 @@ def _reason(instance: Instance, reason: str) -> str:
     if instance.role is Role.COPY:
         return f"copy {instance.index + 1}: {reason}"
     return f"{instance.role.value} of {instance.origin}"
+
+
+def _memory_order(value: torch.Tensor) -> list[int]:
+    """Returns the dimensions from the one with the longest steps in memory to the shortest.
+
+    In their own order where the elements have gaps between them or share memory.
+    """
+    if not _is_dense(value):
+        return list(range(value.dim()))
+    strides = [size_hint(stride) for stride in value.stride()]
+    return sorted(range(value.dim()), key=lambda dim: -strides[dim])
+
+
+def _inverse(order: list[int]) -> list[int]:
+    return [order.index(dim) for dim in range(len(order))]
+
+
+def _is_dense(value: torch.Tensor) -> bool:
+    """Returns whether the elements lie in memory without gaps and without overlap."""
+    sizes = tuple(size_hint(size) for size in value.shape)
+    strides = tuple(size_hint(stride) for stride in value.stride())
+    return is_non_overlapping(value) and span_elements(sizes, strides) == math.prod(sizes)
+
+
+def _lies_like(value: object, other: object) -> bool:
+    """Returns whether two values of one shape have the same strides, as far as these say much."""
+    if not isinstance(value, torch.Tensor) or not isinstance(other, torch.Tensor):
+        return True
+    if value.layout != torch.strided or other.layout != torch.strided or 0 in other.shape:
+        return True
+    long = [dim for dim, size in enumerate(other.shape) if not isinstance(size, int) or size > 1]
+    return same_sizes(
+        tuple(value.stride(dim) for dim in long), tuple(other.stride(dim) for dim in long)
+    )
 
 
 def _fake_mode(graph: fx.Graph) -> contextlib.AbstractContextManager[Any]:

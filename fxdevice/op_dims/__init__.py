@@ -8,11 +8,11 @@ A label is given only where it is right for every input: an operator without a r
 dimension along which elements are mixed, have none. Each family of operators has a module with one
 small function for each shape of operation and one visible table; `dispatch` merges the tables.
 
-Symbolic sizes: a dimension whose size is a symbol has a label in operators that carry no sizes
-among their arguments, and none in those that do (`view`, `expand`, `full`).
+Symbolic sizes: a dimension whose size is a symbol has no label, for shares that cut one size in
+whole numbers do not cut the next one. The other dimensions of such a value have labels.
 """
 
 from fxdevice.op_dims.dispatch import op_dims
-from fxdevice.op_dims.emit import local_call
+from fxdevice.op_dims.emit import local_call, view_target
 
-__all__ = ["local_call", "op_dims"]
+__all__ = ["local_call", "op_dims", "view_target"]

@@ -32,10 +32,8 @@ from fxdevice.op_dims.call import (
     Shape,
     call_of,
     common_divisor,
-    same_size,
     shape_of,
 )
-from fxdevice.op_dims.local import has_local_sizes
 from fxdevice.op_kinds import is_mutating, is_operator
 
 __all__ = ["RULES", "op_dims", "rule_of"]
@@ -74,7 +72,7 @@ def op_dims(node: fx.Node) -> OpDims | None:
 
     Args:
         node: Node of a normalized ATen graph, with fake values. Sizes may be symbols; a dimension
-            whose symbol an argument of the operation repeats has no label.
+            of such a size has no label: the shares of one size seldom cut another one.
 
     Returns:
         The labels; None where the operation cannot be divided, or is unknown, random, mutating,
@@ -192,8 +190,7 @@ def _has_sizes(call: Call, labels: Labels, label: Label) -> bool:
         return False
     divisor = common_divisor(sizes)
     if divisor is None:
-        is_one_symbol = all(same_size(size, sizes[0]) for size in sizes)
-        return is_one_symbol and not has_local_sizes(call.node.target)
+        return False
     if len(call.results) > 1:
         unit = common_divisor(read)
         if not unit or any(int(size) % unit for size in made):

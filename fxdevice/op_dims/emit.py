@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.fx.node import Argument
 
 from fxdevice.dims import Label
 from fxdevice.op_dims.call import call_of
 from fxdevice.op_dims.dispatch import op_dims
 from fxdevice.op_dims.local import Part, contiguous_arguments, local_arguments, local_target
 
-__all__ = ["local_call"]
+__all__ = ["local_call", "view_target"]
 
 _aten = torch.ops.aten
 _VIEWS = (_aten.view.default, _aten._unsafe_view.default)
@@ -23,8 +22,7 @@ _VIEWS = (_aten.view.default, _aten._unsafe_view.default)
 def local_call(
     graph: fx.Graph,
     node: fx.Node,
-    args: Sequence[Argument],
-    kwargs: Mapping[str, Argument],
+    read_as: Mapping[fx.Node, fx.Node],
     label: Label,
     share_num: int,
     share_den: int,
@@ -43,8 +41,7 @@ def local_call(
     Args:
         graph: Where to add it.
         node: The operation on whole values; `op_dims` of it has the label.
-        args: Arguments of `node`, every tensor replaced by what the piece reads.
-        kwargs: Likewise.
+        read_as: For every node that `node` reads what the piece reads: a tensor, or a size.
         label: Label along which it is divided.
         share_num: Share of this piece.
         share_den: Sum of all shares.
@@ -60,7 +57,12 @@ def local_call(
     assert dims is not None, f"{node.format_node()} cannot be divided"
     call = call_of(node)
     target: Any = local_target(node.target)
-    changes: dict[str, Any] = dict(local_arguments(call, Part(dims, label, share_num, share_den)))
+    part = Part(dims, label, share_num, share_den)
+    changes: dict[str, Any] = {
+        argument: fx.map_arg(value, read_as.__getitem__)
+        for argument, value in local_arguments(call, part).items()
+    }
+    args, kwargs = fx.map_arg((node.args, node.kwargs), read_as.__getitem__)
     if target is not node.target:
         # The operators with a stand-in read one tensor; their other arguments are all in `changes`.
         new_args: list[Any] = [args[0], *changes.values()]
@@ -68,18 +70,31 @@ def local_call(
     new_args, new_kwargs = list(args), dict(kwargs)
     positions = _positions(target)
     changes |= {
-        name: _contiguous(graph, new_args[positions[name]])
-        for name in contiguous_arguments(target)
-        if positions[name] < len(new_args)
+        argument: _contiguous(graph, new_args[positions[argument]])
+        for argument in contiguous_arguments(target)
+        if positions[argument] < len(new_args)
     }
-    for name, value in changes.items():
-        if positions[name] < len(new_args):
-            new_args[positions[name]] = value
+    for argument, value in changes.items():
+        if positions[argument] < len(new_args):
+            new_args[positions[argument]] = value
         else:
-            new_kwargs[name] = value
-    if target in _VIEWS and not _has_view(new_args):
-        target = _aten.reshape.default
+            new_kwargs[argument] = value
+    target = view_target(target, new_args)
     return graph.create_node("call_function", target, tuple(new_args), new_kwargs, name)
+
+
+def view_target(target: Any, args: Sequence[Any]) -> Any:
+    """Returns the operator that gives its input another shape.
+
+    Args:
+        target: An operator.
+        args: Its arguments, nodes with fake values where these are known.
+
+    Returns:
+        `reshape`, which copies, in place of a view that the strides of the input do not allow; any
+        other operator as it is.
+    """
+    return _aten.reshape.default if target in _VIEWS and not _has_view(args) else target
 
 
 def _positions(target: Any) -> dict[str, int]:
@@ -106,10 +121,8 @@ def _has_view(args: Sequence[Any]) -> bool:
     source = args[0].meta.get("val") if isinstance(args[0], fx.Node) else None
     if not isinstance(source, torch.Tensor) or len(args) < 2:
         return True
-    if any(isinstance(size, fx.Node) for size in args[1]):
-        return True  # sizes that other nodes compute are not known here
     try:
-        source.view(args[1])
+        source.view(fx.map_arg(args[1], lambda size: size.meta["val"]))
     except (RuntimeError, ValueError):
         return False
     return True

@@ -14,7 +14,7 @@ from fxdevice.errors import PlanError
 from fxdevice.op_dims.call import Call
 from fxdevice.op_dims.views import squeezed_dims
 
-__all__ = ["Part", "contiguous_arguments", "has_local_sizes", "local_arguments", "local_target"]
+__all__ = ["Part", "contiguous_arguments", "local_arguments", "local_target"]
 
 _aten = torch.ops.aten
 
@@ -35,12 +35,13 @@ class Part:
     share_num: int
     share_den: int
 
-    def of(self, size: int) -> int:
+    def of(self, size: int | torch.SymInt) -> int:
         """Returns this piece's part of a size.
 
         Raises:
             PlanError: The part is not a whole number.
         """
+        assert isinstance(size, int), f"a size that varies has no label: {size}"
         if size * self.share_num % self.share_den:
             raise PlanError(
                 f"expected a share that cuts a dimension of {size} elements in whole numbers, "
@@ -49,7 +50,7 @@ class Part:
         return size * self.share_num // self.share_den
 
 
-Changes = Mapping[str, object]
+Changes = Mapping[str, Any]
 _Localizer = Callable[[Call, Part], Changes]
 
 
@@ -61,9 +62,8 @@ def _sizes(argument: str) -> _Localizer:
         if part.label not in dims:
             return {}
         sizes, dim = list(call[argument]), dims.index(part.label)
-        # -1 stands for what the other sizes leave, or for the input's own size.
-        if sizes[dim] != -1:
-            sizes[dim] = part.of(sizes[dim])
+        # The size found, for the argument may be -1 (what the others leave) or a node.
+        sizes[dim] = part.of(call.result_shape()[dim])
         return {argument: sizes}
 
     return localize
@@ -167,18 +167,16 @@ _TARGETS: Mapping[Any, Any] = MappingProxyType(
 """Operators whose other arguments would be wrong for a piece, and what does the same."""
 
 
-def has_local_sizes(target: Any) -> bool:
-    """Returns whether an operator overload has arguments that carry sizes."""
-    return _localizer(target) is not None
-
-
 def contiguous_arguments(target: Any) -> tuple[str, ...]:
     """Returns the names of the arguments that an operator overload needs contiguous."""
     return _CONTIGUOUS.get(target.overloadpacket, ())
 
 
 def local_arguments(call: Call, part: Part) -> Changes:
-    """Returns the arguments that are others for one piece, by name."""
+    """Returns the arguments that are others for one piece, by name.
+
+    Nodes among them are those that the whole operation reads.
+    """
     localize = _localizer(call.node.target)
     return {} if localize is None else localize(call, part)
 

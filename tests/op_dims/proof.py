@@ -160,8 +160,7 @@ def _run_piece(node: fx.Node, own: Mapping[fx.Node, Any], label: int, num: int, 
     for read, value in own.items():
         inputs[read] = graph.placeholder(read.name)
         inputs[read].meta["val"] = found[inputs[read]] = value
-    args, kwargs = fx.map_arg((node.args, node.kwargs), inputs.__getitem__)
-    piece = local_call(graph, node, args, kwargs, label, num, den)
+    piece = local_call(graph, node, inputs, label, num, den)
     for made in graph.nodes:
         if made.op == "call_function":  # the piece, and copies of what it reads
             found[made] = whole_of(made, found)

@@ -94,17 +94,23 @@ def _simulated_devices() -> None:
     fxdevice.sim.enable(8)
 
 
-def _check(example: Example, num_devices: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
-    """Compare outputs and gradients of one example; return the placed and the plain model."""
-    plain = example.build().to(dtype)
-    placed = copy.deepcopy(plain)
-    devices = [f"fxsim:{index}" for index in range(num_devices)]
-    fxdevice.compile(placed, devices, inner="eager")
+def tolerance_of(example: Example, dtype: torch.dtype) -> float:
+    """Return the largest difference that is rounding, relative to the largest number."""
     tolerance = max(TOLERANCE[dtype], CAPTURE_DIFFERS.get(example.name, 0.0))
     if dtype == torch.float32:
         tolerance = max(tolerance, ILL_CONDITIONED.get(example.name, 0.0))
     if example.name in FLOAT32_INSIDE:
         tolerance = max(tolerance, TOLERANCE[torch.float32])
+    return tolerance
+
+
+def _check(example: Example, num_devices: int, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+    """Compare outputs and gradients of one example; return the placed and the plain model."""
+    plain = example.build().to(dtype)
+    placed = copy.deepcopy(plain)
+    devices = [f"fxsim:{index}" for index in range(num_devices)]
+    fxdevice.compile(placed, devices, inner="eager", strategy="pipeline")
+    tolerance = tolerance_of(example, dtype)
 
     def run(model: nn.Module) -> object:
         args, kwargs = cast_floating(example.inputs(), dtype)
@@ -151,7 +157,9 @@ def test_generation_modes(options: dict[str, Any]) -> None:
     example = next(e for e in EXAMPLES if e.name == "llama")
     assert example.generate_kwargs is not None
     plain: Any = example.build()
-    placed: Any = fxdevice.compile(copy.deepcopy(plain), ["fxsim:0", "fxsim:1"], inner="eager")
+    placed: Any = fxdevice.compile(
+        copy.deepcopy(plain), ["fxsim:0", "fxsim:1"], inner="eager", strategy="pipeline"
+    )
     found = []
     for model in (placed, plain):
         torch.manual_seed(3)

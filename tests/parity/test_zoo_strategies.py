@@ -1,0 +1,114 @@
+"""Real architectures under every strategy give what they give on the CPU, or are refused for a
+known reason: outputs and gradients, in float64 where eager PyTorch computes in it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import fxdevice
+from tests.parity.compare import largest_gradient_difference, largest_relative_difference
+from tests.parity.test_zoo_parity import TOLERANCE, tolerance_of
+from tests.zoo import EXAMPLES, Example, cast_floating
+
+NUM_DEVICES = {"data": 2, "tensor": 2, "branch": 2, "data_pipeline": 4}
+
+# Cheap models that show different things: convolutions, a decoder with shared weights, embeddings
+# of sets, several graphs, and one that is refused. The others are marked slow.
+CORE = frozenset(
+    {
+        "batch_norm_cnn_train_mode",
+        "branching_cnn",
+        "graph_breaks",
+        "recommender",
+        "tied_weights",
+    }
+)
+
+# The gradient of their norms' weights is a sum over all tokens in float32, whatever the weights
+# are. Of the pieces of a batch it is rounded in another order.
+FLOAT32_SUMS = frozenset({"gemma2", "gemma3"})
+
+REFUSED = {
+    # Statistics over the batch, in training.
+    ("batch_norm_cnn_train_mode", "data"): "'_native_batch_norm_legit_functional'",
+    ("batch_norm_cnn_train_mode", "data_pipeline"): "the batch cannot be divided",
+    # Its views join the sequence with the batch behind it: pieces of the batch are not contiguous.
+    ("tied_weights", "data"): "'_unsafe_view'",
+    ("tied_weights", "data_pipeline"): "the batch cannot be divided",
+    # Most of the work of so small a model is resizing the position embeddings, once for all.
+    ("dinov2", "data"): "expected a batch that can be divided",
+    ("dinov2", "data_pipeline"): "the batch cannot be divided",
+}
+"""Part of the reason by model and strategy."""
+
+
+@pytest.fixture(autouse=True)
+def _simulated_devices() -> None:
+    fxdevice.sim.enable(8)
+
+
+def _params() -> list[object]:
+    return [
+        pytest.param(
+            example,
+            strategy,
+            id=f"{example.name}-{strategy}",
+            marks=() if example.name in CORE else (pytest.mark.slow,),
+        )
+        for example in EXAMPLES
+        for strategy in NUM_DEVICES
+    ]
+
+
+def _dtype(example: Example) -> torch.dtype:
+    return torch.float64 if example.float64 else torch.float32
+
+
+def _run(model: nn.Module, example: Example) -> object:
+    args, kwargs = cast_floating(example.inputs(), _dtype(example))
+    torch.manual_seed(1)
+    return model(*args, **kwargs)
+
+
+def _assert_same(placed: nn.Module, plain: nn.Module, example: Example) -> None:
+    tolerance = tolerance_of(example, _dtype(example))
+    if example.name in FLOAT32_SUMS:
+        tolerance = max(tolerance, TOLERANCE[torch.float32])
+    found, wanted = _run(placed, example), _run(plain, example)
+    assert largest_relative_difference(found, wanted) <= tolerance
+    for output in (found, wanted):
+        example.loss(output).backward()
+    assert largest_gradient_difference(placed, plain) <= tolerance
+
+
+def _num_busy_slots(placed: nn.Module) -> int:
+    slots = [slot for graph in fxdevice.report(placed).graphs for slot in graph.slots]
+    return len({slot.index for slot in slots if slot.num_operations})
+
+
+@pytest.mark.parametrize(("example", "strategy"), _params())
+def test_strategy(example: Example, strategy: str) -> None:
+    plain = example.build().to(_dtype(example))
+    placed = copy.deepcopy(plain)
+    devices = [f"fxsim:{index}" for index in range(NUM_DEVICES[strategy])]
+    fxdevice.compile(placed, devices, inner="eager", strategy=strategy)
+    reason = REFUSED.get((example.name, strategy))
+    if reason is not None:
+        with pytest.raises(fxdevice.PlacementError, match=re.escape(reason)):
+            _run(placed, example)
+        return
+    _assert_same(placed, plain, example)
+    # `branch` takes one device where several gain nothing.
+    assert strategy == "branch" or _num_busy_slots(placed) > 1
+
+
+def test_refusals_are_of_the_zoo() -> None:
+    names = {example.name for example in EXAMPLES}
+    assert {name for name, _ in REFUSED} <= names
+    assert names >= CORE
