@@ -59,6 +59,8 @@ class Layout:
         shares: Size of every piece in a common unit: a dimension of n elements is divided in
             pieces of n * share / sum(shares), which must be whole numbers.
         slots: Slot of every piece.
+        lap: In a pipeline with several stages on every slot, how many stages before the one of the
+            operation are on its slot: in lap 0 the pieces go round the slots for the first time.
 
     With the label `COPIED` the operation is not divided: each of `slots`, all different, computes
     the whole value for its own readers.
@@ -67,6 +69,7 @@ class Layout:
     label: Label
     shares: tuple[int, ...]
     slots: tuple[int, ...]
+    lap: int = 0
 
     @classmethod
     def copied(cls, slots: tuple[int, ...]) -> Layout:

@@ -47,8 +47,9 @@ class _Pieces:
 
     def is_cut(self, dim: int, shares: tuple[int, ...]) -> bool:
         """Returns whether these are pieces along `dim` in these shares."""
-        is_same = lowest_terms(self.shares) == lowest_terms(shares)
-        return self.role is Role.CONCAT and self.dim == dim and is_same
+        if self.role is not Role.CONCAT or self.dim != dim:
+            return False
+        return self.shares == shares or lowest_terms(self.shares) == lowest_terms(shares)
 
 
 def _pieces_of(maker: DagNode, element: int, layout: Layout, names: tuple[str, ...]) -> _Pieces:
@@ -77,11 +78,10 @@ def expand(dag: Dag, placement: Placement, needed_whole: Iterable[str] = ()) -> 
     expander = _Expander(dag, placement)
     for node in dag:
         expander.add(node)
-    for name in dict.fromkeys(needed_whole):
-        expander.whole(name)
-    instances = without_unread(expander.instances, expander.whole_of)
-    instances = in_rounds(instances, dag)
-    return Expansion(dag, placement, instances, dict(expander.whole_of))
+    whole_of = {name: expander.whole(name) for name in needed_whole}
+    instances = without_unread(expander.instances, whole_of.values())
+    instances = in_rounds(instances, dag, placement.layout_of)
+    return Expansion(dag, placement, instances, whole_of)
 
 
 class _Expander:
@@ -96,6 +96,7 @@ class _Expander:
         # Whole values by node and slot, of what several slots have for themselves.
         self._whole_on: dict[tuple[str, int], str] = {}
         self._parts_of: dict[str, tuple[str, ...]] = {}
+        self._added_of: dict[str, tuple[str, ...]] = {}
         self._slot: dict[str, int | None] = {}
 
     def add(self, node: DagNode) -> None:
@@ -119,7 +120,7 @@ class _Expander:
         if name not in self.whole_of:
             slot = self._placement.slot_of[name]
             made = f"{name}_{self._pieces[name].role.value}"
-            self.whole_of[name] = self._emit(self._made_whole(made, name, slot))
+            self.whole_of[name] = self._made_whole(made, name, slot)
         return self.whole_of[name]
 
     def _whole_for(self, name: str, slot: int | None) -> str:
@@ -134,25 +135,49 @@ class _Expander:
         """Returns the whole value that a slot makes of the pieces for itself."""
         if (name, slot) not in self._whole_on:
             role = self._pieces[name].role
-            instance = self._made_whole(f"{name}_{role.value}_on{slot}", name, slot)
-            self._whole_on[name, slot] = self._emit(instance)
+            made = f"{name}_{role.value}_on{slot}"
+            self._whole_on[name, slot] = self._made_whole(made, name, slot)
         return self._whole_on[name, slot]
 
-    def _made_whole(self, made: str, name: str, slot: int) -> Instance:
+    def _made_whole(self, made: str, name: str, slot: int) -> str:
         pieces = self._pieces[name]
-        dim = scattered_dim(self._dag[name], len(pieces.names))
-        if pieces.role is Role.SUM and pieces.gathers and dim is not None:
+        if pieces.role is not Role.SUM:
+            whole = Instance(
+                made, pieces.role, name, slot, pieces.names, shares=pieces.shares, dim=pieces.dim
+            )
+            return self._emit(whole)
+        added = self._added_by_slot(name)
+        if len(added) == 1:
+            return added[0]
+        even = (1,) * len(added)
+        dim = scattered_dim(self._dag[name], len(added))
+        if pieces.gathers and dim is not None:
             parts = self._parts(name, dim)
-            even = (1,) * len(parts)
-            return Instance(made, Role.CONCAT, name, slot, parts, shares=even, dim=dim)
-        return Instance(
-            made, pieces.role, name, slot, pieces.names, shares=pieces.shares, dim=pieces.dim
-        )
+            return self._emit(Instance(made, Role.CONCAT, name, slot, parts, shares=even, dim=dim))
+        return self._emit(Instance(made, Role.SUM, name, slot, added, shares=even))
+
+    def _added_by_slot(self, name: str) -> tuple[str, ...]:
+        """Returns the sum of the pieces on every slot that has some.
+
+        A slot adds each piece to those before it, so that it holds no more than the sum and one
+        piece, and only the sum leaves it.
+        """
+        if name not in self._added_of:
+            added: dict[int | None, str] = {}
+            for index, piece in enumerate(self._pieces[name].names):
+                slot = self._slot[piece]
+                if slot in added:
+                    both = (added[slot], piece)
+                    made = f"{name}_sum{index}"
+                    piece = self._emit(Instance(made, Role.SUM, name, slot, both, shares=(1, 1)))
+                added[slot] = piece
+            self._added_of[name] = tuple(added.values())
+        return self._added_of[name]
 
     def _parts(self, name: str, dim: int) -> tuple[str, ...]:
-        """Returns the parts of a sum, each added up on the slot of one piece."""
+        """Returns the parts of a sum, each added up on one of the slots that have pieces."""
         if name not in self._parts_of:
-            pieces = self._pieces[name].names
+            pieces = self._added_by_slot(name)
             even = (1,) * len(pieces)
             parts = []
             for index, adder in enumerate(pieces):
@@ -217,17 +242,17 @@ class _Expander:
         """Takes an element of every piece of a tuple."""
         assert node.element is not None
         whole = self._pieces[node.inputs[0]]
+        maker = self._dag[node.inputs[0]]
+        layout = self._placement.layout_of[maker.name]
         names = []
         for index, piece in enumerate(whole.names):
             name = f"{node.name}_piece{index}"
             slot = self._slot[piece]
-            names.append(
-                self._emit(
-                    Instance(name, Role.PIECE, node.name, slot, (piece,), index, whole.shares)
-                )
+            found = (piece,)
+            made = Instance(
+                name, Role.PIECE, node.name, slot, found, index, whole.shares, layout.label
             )
-        maker = self._dag[node.inputs[0]]
-        layout = self._placement.layout_of[maker.name]
+            names.append(self._emit(made))
         self._pieces[node.name] = _pieces_of(maker, node.element, layout, tuple(names))
 
     def _input_piece(self, name: str, dims: Dims | None, layout: Layout, index: int) -> str:

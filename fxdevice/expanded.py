@@ -6,14 +6,15 @@ model need to know nothing of pieces.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.expand import expand
 from fxdevice.pieces import Expansion, Instance, Role, piece_size, undivided_bytes
-from fxdevice.placement import Placement, PlacementProblem
+from fxdevice.placement import Placement, PlacementProblem, ordered_problem
+from fxdevice.rounds import late_instances
 
 __all__ = ["expanded_placement", "expanded_problem"]
 
@@ -25,13 +26,23 @@ def expanded_placement(
 
     Args:
         problem: What was placed.
-        placement: Slots, and layouts of divided nodes. What nothing reads is needed whole.
+        placement: Slots, order, and layouts of divided nodes. Results are needed whole.
+
+    Raises:
+        PlacementError: The order is none of these nodes, or cannot be run.
     """
+    if not placement.order and not placement.layout_of:
+        return problem, placement.slot_of
+    return problem.for_last(_expanded_placement, placement)
+
+
+def _expanded_placement(
+    problem: PlacementProblem, placement: Placement
+) -> tuple[PlacementProblem, Mapping[str, int]]:
+    problem = ordered_problem(problem, placement.order)
     if not placement.layout_of:
         return problem, placement.slot_of
-    dag = problem.dag
-    unread = (node.name for node in dag if not dag.users[node.name])
-    return expanded_problem(problem, expand(dag, placement, unread))
+    return expanded_problem(problem, expand(problem.dag, placement, _needed_whole(problem.dag)))
 
 
 def expanded_problem(
@@ -48,31 +59,77 @@ def expanded_problem(
         have no slot.
     """
     nodes: dict[str, DagNode] = {}
+    late = late_instances(expansion.instances, problem.dag)
+    results = _results(expansion)
     for instance in expansion.instances:
-        is_result = expansion.whole_of.get(instance.origin) == instance.name
-        nodes[instance.name] = _node(instance, problem.dag, nodes, is_result)
+        node = _node(instance, problem.dag, nodes, results.get(instance.name))
+        if instance.round or (not node.is_late and instance.name in late):
+            node = node.changed(round=instance.round, is_late=instance.name in late)
+        nodes[instance.name] = node
     dag = Dag(tuple(nodes.values()))
     slot_of = {one.name: one.slot for one in expansion.instances if one.slot is not None}
     costs = estimate_costs(dag, problem.topology)
     return replace(problem, dag=dag, costs=costs, pins={}), slot_of
 
 
-def _node(instance: Instance, dag: Dag, nodes: Mapping[str, DagNode], is_result: bool) -> DagNode:
+def _needed_whole(dag: Dag) -> list[str]:
+    """Returns what the caller gets, and what nothing reads.
+
+    A result is known by the node that holds its bytes. The caller may get a view of it, which
+    nothing reads; then the view is needed.
+    """
+    unread = [node.name for node in dag if not dag.users[node.name]]
+    behind = {node.name for name in unread for node in _viewed(dag, name)}
+    held = (node.name for node in dag if node.is_output or node.gradient_of is not None)
+    return [*unread, *(name for name in held if name not in behind)]
+
+
+def _viewed(dag: Dag, name: str) -> Iterator[DagNode]:
+    """Yields a node, what it is a view of, and so on."""
+    node = dag[name]
+    yield node
+    while node.kind is NodeKind.COMPUTE and not node.has_work and node.inputs:
+        node = dag[node.inputs[0]]
+        yield node
+
+
+def _results(expansion: Expansion) -> dict[str, DagNode]:
+    """Returns for every instance that holds the bytes of a result the node that tells which one."""
+    by_name = {instance.name: instance for instance in expansion.instances}
+    dag = expansion.dag
+    found: dict[str, DagNode] = {}
+    for name, whole in expansion.whole_of.items():
+        instance = by_name[whole]
+        is_node = instance.role in (Role.WHOLE, Role.COPY)
+        while is_node and not dag[instance.origin].has_work and instance.inputs:
+            instance = by_name[instance.inputs[0]]
+            is_node = instance.role in (Role.WHOLE, Role.COPY)
+        for node in _viewed(dag, name):
+            if node.is_output or node.gradient_of is not None:
+                found[instance.name] = node
+                break
+    return found
+
+
+def _node(
+    instance: Instance, dag: Dag, nodes: Mapping[str, DagNode], result: DagNode | None
+) -> DagNode:
     origin = dag[instance.origin]
     if instance.role is Role.WHOLE:
-        return replace(origin, name=instance.name, inputs=_distinct(instance), follows=None)
+        return origin.changed(name=instance.name, inputs=_distinct(instance), follows=None)
     if instance.role is Role.COPY:
-        return _copy(origin, instance, is_result)
+        return _copy(origin, instance, result)
     if instance.role is Role.PIECE:
         return _piece(origin, instance, dag)
-    made = replace(
-        origin,
+    made = origin.changed(
         name=instance.name,
         kind=NodeKind.COMPUTE,
         inputs=_distinct(instance),
         follows=None,
         flops=0,
         traffic_bytes=0,
+        work_kind="",
+        time_factors=(),
         num_launches=1,
         gradient_bytes=0,
         saved_bytes=0,
@@ -80,9 +137,9 @@ def _node(instance: Instance, dag: Dag, nodes: Mapping[str, DagNode], is_result:
         is_recomputable=False,
         is_random=False,
         is_internal=False,
-        is_output=origin.is_output and is_result,
-        gradient_of=origin.gradient_of if is_result else None,
-        cache_length=origin.cache_length if is_result else 0,
+        is_output=result is not None and result.is_output,
+        gradient_of=None if result is None else result.gradient_of,
+        cache_length=0 if result is None else origin.cache_length,
         element=None,
         dims=None,
     )
@@ -93,20 +150,22 @@ def _node(instance: Instance, dag: Dag, nodes: Mapping[str, DagNode], is_result:
     # Reads every piece and writes the whole; adding takes an operation for each further piece.
     read_bytes = sum(nodes[name].output_bytes for name in instance.inputs)
     num_adds = 0 if instance.role is Role.CONCAT else len(instance.inputs) - 1
-    return replace(
-        made, flops=num_adds * _num_elements(made), traffic_bytes=read_bytes + made.output_bytes
+    return made.changed(
+        flops=num_adds * _num_elements(made),
+        traffic_bytes=read_bytes + made.output_bytes,
+        # While a third value is added, the sum of the first two is there too.
+        workspace_bytes=made.output_bytes if num_adds > 1 else 0,
     )
 
 
-def _copy(origin: DagNode, instance: Instance, is_result: bool) -> DagNode:
+def _copy(origin: DagNode, instance: Instance, result: DagNode | None) -> DagNode:
     """Returns one copy; one of them is the result."""
-    return replace(
-        origin,
+    return origin.changed(
         name=instance.name,
         inputs=_distinct(instance),
         follows=None,
-        is_output=origin.is_output and is_result,
-        gradient_of=origin.gradient_of if is_result else None,
+        is_output=result is not None and result.is_output,
+        gradient_of=None if result is None else result.gradient_of,
         dims=None,
     )
 
@@ -115,7 +174,7 @@ def _sliced(node: DagNode, instance: Instance) -> DagNode:
     assert node.shape is not None
     size = piece_size(node.shape[instance.dim], instance.shares, instance.index)
     shape = _with_size(node.shape, instance.dim, size)
-    return replace(node, shape=shape, output_bytes=_share(node.output_bytes, instance))
+    return node.changed(shape=shape, output_bytes=_share(node.output_bytes, instance))
 
 
 def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
@@ -123,14 +182,16 @@ def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
     outputs = () if origin.dims is None else origin.dims.outputs
     shape, output_bytes = origin.shape, origin.output_bytes
     if origin.element is not None:
-        output_bytes = _share(output_bytes, instance)
-    elif len(outputs) == 1 and shape is not None and instance.label in outputs[0]:
+        # What is summed over the pieces, such as a gradient, is whole in each of them.
+        maker = dag[origin.inputs[0]]
+        dims = None if maker.dims is None else maker.dims.outputs[origin.element]
+        outputs = () if dims is None else (dims,)
+    if len(outputs) == 1 and shape is not None and instance.label in outputs[0]:
         dim = outputs[0].index(instance.label)
         shape = _with_size(shape, dim, piece_size(shape[dim], instance.shares, instance.index))
         output_bytes = _share(output_bytes, instance)
     whole_bytes = undivided_bytes(origin, instance.label, dag)
-    return replace(
-        origin,
+    return origin.changed(
         name=instance.name,
         inputs=_distinct(instance),
         follows=None,
@@ -149,7 +210,8 @@ def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
 
 
 def _distinct(instance: Instance) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(instance.inputs))
+    inputs = instance.inputs
+    return inputs if len(inputs) < 2 else tuple(dict.fromkeys(inputs))
 
 
 def _share(amount: int, instance: Instance) -> int:

@@ -11,6 +11,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from fxdevice.dag import Dag, DagNode
 from fxdevice.dims import Dims
@@ -93,7 +94,8 @@ class Expansion:
         dag: The nodes before.
         placement: How they are placed and divided.
         instances: In an order in which they can run.
-        whole_of: For every node that something needs whole the instance that is its whole value.
+        whole_of: For every node that is needed whole at the end the instance that is its whole
+            value.
     """
 
     dag: Dag
@@ -148,8 +150,8 @@ def scattered_dim(node: DagNode, num_pieces: int) -> int | None:
     """
     if num_pieces < 3 or node.output_bytes < MIN_SCATTERED_BYTES or node.shape is None:
         return None
-    even = (dim for dim, size in enumerate(node.shape) if size % num_pieces == 0)
-    return next(even, None)
+    fixed = ((d, size) for d, size in enumerate(node.shape) if d not in node.varying_dims)
+    return next((dim for dim, size in fixed if size % num_pieces == 0), None)
 
 
 def undivided_bytes(node: DagNode, label: int, dag: Dag) -> int:
@@ -171,9 +173,10 @@ def _sizes_with(label: int, dims: Dims, shape: tuple[int, ...] | None) -> list[i
 
 
 def _is_cut_evenly(size: int, shares: tuple[int, ...]) -> bool:
-    return all(size * share % sum(shares) == 0 for share in shares)
+    return size % sum(lowest_terms(shares)) == 0
 
 
+@lru_cache(maxsize=256)
 def lowest_terms(shares: tuple[int, ...]) -> tuple[int, ...]:
     """Returns the smallest whole numbers in the same proportion.
 

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fxdevice.dag import Dag, NodeKind
+from fxdevice.dims import Layout
 from fxdevice.pieces import Instance, Role
 
-__all__ = ["in_rounds", "without_unread"]
+__all__ = ["in_rounds", "late_instances", "without_unread"]
 
 
-def without_unread(
-    instances: Sequence[Instance], whole_of: Mapping[str, str]
-) -> tuple[Instance, ...]:
-    """Leaves out the copies that nothing reads, and what only they read.
+def without_unread(instances: Sequence[Instance], results: Iterable[str]) -> tuple[Instance, ...]:
+    """Leaves out what nothing reads, other than the nodes themselves and their pieces.
+
+    These are copies and wholes that were made for a reader that is left out itself.
 
     Args:
         instances: In an order in which they can run.
-        whole_of: Instance that is the whole value of a node: it stays.
+        results: Names of the instances that are needed at the end.
     """
-    kept, needed = [], set(whole_of.values())
+    kept, needed = [], set(results)
     for instance in reversed(instances):
         if instance.name in needed or instance.role in (Role.WHOLE, Role.PIECE):
             kept.append(instance)
@@ -28,31 +29,60 @@ def without_unread(
     return tuple(reversed(kept))
 
 
-def in_rounds(instances: Sequence[Instance], dag: Dag) -> tuple[Instance, ...]:
+def in_rounds(
+    instances: Sequence[Instance], dag: Dag, layout_of: Mapping[str, Layout]
+) -> tuple[Instance, ...]:
     """Puts instances in the order in which pieces follow each other through the slots.
 
     Where a slot has several pieces of one node (micro-batches), it takes them in turn: the second
-    piece enters the first slot while the first piece is in the second slot. A backward node comes
-    after every forward node, as autograd runs it.
+    piece enters the first slot while the first piece is in the second slot. Where it has several
+    stages, it takes all pieces of a stage before those of the next one. So with three slots, two
+    laps (0-2 and 3-5) and four pieces, stage and piece in each round are
+
+        slot 0    0a  0b  0c  0d  3a  3b  3c  3d
+        slot 1        1a  1b  1c  1d  4a  4b  4c  4d
+        slot 2            2a  2b  2c  2d  5a  5b  5c  5d
+
+    A backward node comes after every forward node, as autograd runs it, in a later round. The
+    backward pass has the laps in reverse.
+
+    Args:
+        instances: In an order in which they can run.
+        dag: The nodes that they come from.
+        layout_of: Layouts of the nodes that are divided.
     """
     turn = _turns(instances)
     if not any(turn.values()):
         return tuple(instances)
-    found: dict[str, Instance] = {}
+    late = late_instances(instances, dag)
+    num_slots = len({slot for layout in layout_of.values() for slot in layout.slots})
+    # With fewer pieces than slots, the first piece comes round after it was on every slot.
+    lap_rounds = max(1 + max(turn.values()), num_slots)
+    last_lap = max(layout.lap for layout in layout_of.values())
+    slot_of = {instance.name: instance.slot for instance in instances}
+    made = {one.name for one in instances if dag[one.origin].kind is NodeKind.COMPUTE}
+    rounds: dict[str, int] = {}
     for instance in instances:
-        reached = [turn.get(instance.name, 0)]
+        is_late, reached = instance.name in late, 0
+        layout = layout_of.get(instance.origin)
+        if layout is not None and instance.name in turn:
+            lap = last_lap - layout.lap if is_late else layout.lap
+            reached = lap * lap_rounds + turn[instance.name]
         for name in instance.inputs:
-            source = found[name]
-            crosses = source.slot not in (None, instance.slot)
-            is_made = dag[source.origin].kind is NodeKind.COMPUTE
-            reached.append(source.round + (crosses and is_made))
-        found[instance.name] = replace(instance, round=max(reached))
-    late = _late(instances, dag)
-    return tuple(sorted(found.values(), key=lambda one: (one.name in late, one.round)))
+            # What forward has made exists when backward begins.
+            if (name in late) is is_late:
+                crosses = name in made and slot_of[name] not in (None, instance.slot)
+                reached = max(reached, rounds[name] + crosses)
+        rounds[instance.name] = reached
+    first_late = 1 + max((r for name, r in rounds.items() if name not in late), default=-1)
+    for name in late:
+        rounds[name] += first_late
+    found = (replace(instance, round=rounds[instance.name]) for instance in instances)
+    return tuple(sorted(found, key=lambda one: (one.name in late, one.round)))
 
 
-def _late(instances: Sequence[Instance], dag: Dag) -> frozenset[str]:
-    """Returns the instances of the backward program.
+def late_instances(instances: Sequence[Instance], dag: Dag) -> frozenset[str]:
+    """Returns the names of the instances of the backward program.
 
     What joins or slices pieces of a forward value belongs there when only backward nodes read it.
     """

@@ -6,11 +6,15 @@ the graph, so everything here reads the hint: the size that the traced example h
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 __all__ = [
     "content_bytes",
+    "has_gaps",
     "is_non_overlapping",
+    "packed_strides",
     "same_sizes",
     "size_hint",
     "span_elements",
@@ -60,6 +64,35 @@ def is_non_overlapping(value: torch.Tensor) -> bool:
                 return False
             extent = stride * size
     return True
+
+
+def has_gaps(value: torch.Tensor) -> bool:
+    """Returns whether memory between the elements of `value` is not its own, as far as hints tell.
+
+    A slice along any dimension but the outermost one has gaps.
+    """
+    if value.layout != torch.strided or not is_non_overlapping(value):
+        return False
+    sizes, strides = _layout(value)
+    return span_elements(sizes, strides) > math.prod(sizes)
+
+
+def packed_strides(
+    sizes: tuple[int | torch.SymInt, ...], strides: tuple[int | torch.SymInt, ...]
+) -> tuple[int | torch.SymInt, ...]:
+    """Returns strides of the same order without gaps.
+
+    >>> packed_strides((4, 3), (6, 1))
+    (3, 1)
+    >>> packed_strides((3, 4), (1, 6))
+    (1, 3)
+    """
+    found: list[int | torch.SymInt] = [1] * len(sizes)
+    extent: int | torch.SymInt = 1
+    for dim in sorted(range(len(sizes)), key=lambda dim: (size_hint(strides[dim]), -dim)):
+        found[dim] = extent
+        extent = extent * sizes[dim]
+    return tuple(found)
 
 
 def tensor_bytes(value: torch.Tensor) -> int:

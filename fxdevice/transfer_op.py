@@ -6,7 +6,9 @@ view that was legal stays legal, and what the tracer recorded of strides stays t
 keeps strides only where the elements are dense.
 
 The price is memory: a slice out of wide rows arrives with the gaps between its rows (the gaps are
-allocated, not sent). Elements that share memory (an expanded tensor) are sent once.
+allocated, not sent). A *packed* transfer leaves them out: its strides are in the same order, so
+every view stays legal, but they are others. Elements that share memory (an expanded tensor) are
+sent once.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ import contextlib
 import torch
 from torch import fx
 
-from fxdevice.sizes import is_non_overlapping, span_elements
+from fxdevice.sizes import is_non_overlapping, packed_strides, span_elements
 
 __all__ = [
     "is_transfer",
     "transfer_destination",
+    "transfer_is_packed",
     "transfer_node",
     "transfer_source",
     "transfer_tensor",
@@ -28,7 +31,11 @@ __all__ = [
 
 
 def transfer_tensor(
-    value: torch.Tensor, destination: torch.device, non_blocking: bool = False
+    value: torch.Tensor,
+    destination: torch.device,
+    non_blocking: bool = False,
+    *,
+    is_packed: bool = False,
 ) -> torch.Tensor:
     """Returns a copy of `value` on `destination`; it never shares memory with `value`.
 
@@ -36,13 +43,13 @@ def transfer_tensor(
         value: Any tensor. A strided one keeps its strides; its storage offset becomes 0.
         destination: Where to.
         non_blocking: Whether the call may return before the bytes have arrived, as in `Tensor.to`.
+        is_packed: Leave out gaps between the elements.
     """
     if value.layout != torch.strided or value.is_conj() or value.is_neg():
         return value.to(destination, non_blocking=non_blocking, copy=True)
     if is_non_overlapping(value):
-        moved = torch.empty_strided(
-            value.shape, value.stride(), dtype=value.dtype, device=destination
-        )
+        strides = packed_strides(value.shape, value.stride()) if is_packed else value.stride()
+        moved = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=destination)
         return moved.copy_(value, non_blocking=non_blocking)
     # copy_ refuses to write where elements share memory: send the memory that they span.
     num_elements = span_elements(tuple(value.shape), value.stride())
@@ -52,17 +59,26 @@ def transfer_tensor(
 
 
 @torch.library.custom_op("fxdevice::transfer", mutates_args=())
-def _transfer(value: torch.Tensor, destination: torch.device) -> torch.Tensor:
-    return transfer_tensor(value, destination)
+def _transfer(
+    value: torch.Tensor, destination: torch.device, is_packed: bool = False
+) -> torch.Tensor:
+    return transfer_tensor(value, destination, is_packed=is_packed)
 
 
 @_transfer.register_fake
-def _transfer_fake(value: torch.Tensor, destination: torch.device) -> torch.Tensor:
-    return _empty_copy(value, destination)
+def _transfer_fake(
+    value: torch.Tensor, destination: torch.device, is_packed: bool = False
+) -> torch.Tensor:
+    return _empty_copy(value, destination, is_packed)
 
 
 def transfer_node(
-    graph: fx.Graph, source: fx.Node, destination: torch.device, name: str
+    graph: fx.Graph,
+    source: fx.Node,
+    destination: torch.device,
+    name: str,
+    *,
+    is_packed: bool = False,
 ) -> fx.Node:
     """Adds a transfer of `source` at the graph's insertion point.
 
@@ -74,14 +90,14 @@ def transfer_node(
         source: Node with a tensor value.
         destination: Where to.
         name: Name of the new node, by custom "<source>_to<slot>".
+        is_packed: Leave out gaps between the elements.
     """
-    node = graph.create_node(
-        "call_function", torch.ops.fxdevice.transfer.default, (source, destination), {}, name
-    )
+    args = (source, destination, True) if is_packed else (source, destination)
+    node = graph.create_node("call_function", torch.ops.fxdevice.transfer.default, args, {}, name)
     value = source.meta["val"]
     mode = getattr(value, "fake_mode", None) or contextlib.nullcontext()
     with mode:
-        node.meta["val"] = _empty_copy(value, value.device)
+        node.meta["val"] = _empty_copy(value, value.device, is_packed)
     for key in ("stack_trace", "nn_module_stack"):
         if key in source.meta:
             node.meta[key] = source.meta[key]
@@ -109,8 +125,15 @@ def transfer_destination(node: fx.Node) -> torch.device:
     return destination
 
 
-def _empty_copy(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+def transfer_is_packed(node: fx.Node) -> bool:
+    """Returns whether the transfer `node` leaves out gaps between elements."""
+    return len(node.args) > 2 and node.args[2] is True
+
+
+def _empty_copy(value: torch.Tensor, device: torch.device, is_packed: bool) -> torch.Tensor:
     """Returns an uninitialised tensor like the result of a transfer of `value` to `device`."""
     if value.layout != torch.strided or value.is_conj() or value.is_neg():
         return value.to(device, copy=True)
-    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
+    packs = is_packed and is_non_overlapping(value)
+    strides = packed_strides(value.shape, value.stride()) if packs else value.stride()
+    return torch.empty_strided(value.shape, strides, dtype=value.dtype, device=device)

@@ -5,7 +5,7 @@ names the node, the slots and the line of the user's program.
 
     check_placed            every node has a slot, and a fake value where it computes
     check_functional        no operation writes into an argument
-    check_computing_slots   operations are on slots that compute
+    check_computing_slots   operations other than views are on slots that compute
     check_devices           an operation reads values of its own device only, transfers excepted
     check_transfers         transfers end on their slot, are used, needed, and one per destination
     check_outputs           every output ends on the device that it must end on
@@ -21,7 +21,14 @@ from torch import fx
 
 from fxdevice.device_literals import attribute, body_devices, named_devices
 from fxdevice.errors import VerificationError
-from fxdevice.op_kinds import has_tensor_value, is_mutating, is_operator, is_tuple_value
+from fxdevice.op_kinds import (
+    has_tensor_value,
+    is_mutating,
+    is_operator,
+    is_storage_view,
+    is_tuple_value,
+    view_base,
+)
 from fxdevice.placed_graph import PlacedGraph, PlacedSlot, node_info
 from fxdevice.source_line import source_line
 from fxdevice.transfer_op import is_transfer, transfer_destination, transfer_source
@@ -102,13 +109,14 @@ def check_functional(placed: PlacedGraph) -> None:
 
 
 def check_computing_slots(placed: PlacedGraph) -> None:
-    """Checks that operations are on slots that compute; transfers may end on any slot.
+    """Checks that operations are on slots that compute; views and transfers may be on any slot.
 
     Raises:
         VerificationError: One is on a caller slot.
     """
     for node in placed.graph.nodes:
-        if node.op in ("call_function", "get_attr") and not is_transfer(node):
+        is_view = view_base(node) is not None and not is_storage_view(node)
+        if node.op in ("call_function", "get_attr") and not (is_view or is_transfer(node)):
             slot = placed.slot_of(node)
             if not slot.computes:
                 raise _fault(node, f"is on {_text(slot)}", "a slot that computes")

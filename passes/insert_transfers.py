@@ -1,6 +1,7 @@
 """Makes every crossing of devices an explicit transfer node.
 
-After the pass no operation reads a value from another device, except transfers. A value is
+After the pass no operation reads a value from another device, except transfers. A slice arrives
+without the gaps between its rows, so that it takes no more memory than it has elements. A value is
 transferred to a device once, by one node right after the value, and all readers there share it;
 what is not tensors (sizes, symbols) crosses freely. `plan_transfers` decides what moves,
 `recompute` what is made again instead.
@@ -17,15 +18,23 @@ never rebuilt on another device: its result moves.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import torch
 from torch import fx
 
-from fxdevice.op_kinds import has_tensor_value, is_storage_view, view_base
+from fxdevice.op_kinds import (
+    has_tensor_value,
+    is_getitem,
+    is_operator,
+    is_storage_view,
+    view_base,
+)
 from fxdevice.passes.plan_transfers import TransferPlan, plan_transfers
 from fxdevice.passes.recompute import is_recomputable
 from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
+from fxdevice.sizes import has_gaps, same_sizes
 from fxdevice.transfer_op import is_transfer, transfer_node, transfer_source
 from fxdevice.verify import NodeFaultError
 
@@ -70,6 +79,11 @@ class _Writer:
         self.graph = fx.Graph(bare.graph.owning_module)
         self.names = {node.name for node in bare.graph.nodes}
         self.made: dict[fx.Node, dict[torch.device, fx.Node]] = {}
+        values = (node.meta.get("val") for node in bare.graph.nodes)
+        modes = (getattr(value, "fake_mode", None) for value in values)
+        self.mode = next((mode for mode in modes if mode), contextlib.nullcontext())
+        # New nodes whose values have other strides than those that they stand for.
+        self.restrided: set[fx.Node] = set()
 
     def write(self) -> PlacedGraph:
         for node in self.bare.graph.nodes:
@@ -91,6 +105,7 @@ class _Writer:
         )
         copied = self.graph.create_node(node.op, node.target, args, kwargs, name, node.type)
         copied.meta = dict(node.meta)
+        self.update_value(node, copied)
         info = node_info(node)
         assert info is not None
         if info.slot != slot:
@@ -100,7 +115,11 @@ class _Writer:
     def write_transfer(self, node: fx.Node, slot: int) -> None:
         source = self.made[node][self.device(self.plan.home[node])]
         device = self.device(slot)
-        moved = transfer_node(self.graph, source, device, self.free_name(f"{node.name}_to{slot}"))
+        is_packed = self.bare.slots[slot].computes and _arrives_packed(node)
+        name = self.free_name(f"{node.name}_to{slot}")
+        moved = transfer_node(self.graph, source, device, name, is_packed=is_packed)
+        if is_packed:
+            self.restrided.add(moved)
         set_node_info(moved, NodeInfo(slot, "transfer"))
         self.made[node][device] = moved
 
@@ -116,6 +135,19 @@ class _Writer:
         else:
             output = self.graph.output(ends[0])
         output.meta = dict(node.meta)
+
+    def update_value(self, node: fx.Node, copied: fx.Node) -> None:
+        """Gives `copied` a new fake value where it reads what has other strides than before."""
+        if self.restrided.isdisjoint(copied.all_input_nodes) or not _is_pure(node):
+            return
+        value = node.meta["val"]
+        args, kwargs = fx.map_arg((copied.args, copied.kwargs), lambda read: read.meta["val"])
+        with torch.no_grad(), self.mode:
+            copied.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+        if not has_tensor_value(node) or not same_sizes(
+            value.stride(), copied.meta["val"].stride()
+        ):
+            self.restrided.add(copied)
 
     def value_on(self, node: fx.Node, slot: int) -> fx.Node:
         """Returns the node that stands for `node` on the device of `slot`.
@@ -155,3 +187,23 @@ class _Writer:
                     f"one that starts at {lost}. Pass a clone of that input.",
                     node.name,
                 )
+
+
+def _arrives_packed(node: fx.Node) -> bool:
+    """Returns whether the value of `node` arrives elsewhere without the gaps that it has.
+
+    Only views do: what the caller gives may be read by its place in memory.
+    """
+    if view_base(node) is None or any(is_storage_view(user) for user in node.users):
+        return False
+    return has_gaps(node.meta["val"])
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Returns whether the value of `node` follows from its arguments' sizes and strides."""
+    if not is_operator(node.target):
+        return is_getitem(node)
+    tags = node.target.tags
+    return torch.Tag.data_dependent_output not in tags and (
+        torch.Tag.dynamic_output_shape not in tags
+    )

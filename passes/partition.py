@@ -30,8 +30,8 @@ from typing import TypeAlias
 
 from torch import fx
 
+from fxdevice.join_partitions import join_partitions
 from fxdevice.op_kinds import has_tensor_value, is_effectful, is_random, is_tuple_value
-from fxdevice.passes.join_partitions import join_partitions
 from fxdevice.placed_graph import PlacedGraph, node_info
 from fxdevice.transfer_op import is_transfer, transfer_source
 

@@ -3,7 +3,9 @@
 Three kinds of node, from the point of view of transfers:
 
 - *generators* (`is_recomputable`): exist wherever they are read, made again on each device;
-- *views*: exist on the device of their base, and again wherever their base is transferred to;
+- *views*: exist on the device of their base, and again wherever their base is transferred to. A
+  view of what the caller keeps outside of the slots is taken there too, so that of an input only
+  the part that a slot reads is sent;
 - all others are computed once, on their *home* slot.
 
 Every value and its views form a tree. For one destination device, some nodes of the tree are read
@@ -120,9 +122,14 @@ class _Planner:
     def find_home(self, node: fx.Node) -> int:
         own = self.placed.slot_of(node).index
         first = self.base.get(node) or leader(node)
-        if first is None or not self.placed.slots[self.home[first]].computes:
+        if first is None:
             return own
-        return self.home[first]
+        home = self.home[first]
+        if self.placed.slots[home].computes:
+            return home
+        # Outside of the slots there are views only. A slot on the same device serves as well.
+        is_here = node not in self.base or self.device(own) == self.device(home)
+        return own if is_here else self.computing.get(self.device(home), home)
 
     # Backward: where each value is read.
 
@@ -130,12 +137,12 @@ class _Planner:
         output = self.placed.graph.output_node()
         for value, slot in zip(self.placed.outputs(), self.placed.output_slots, strict=True):
             if isinstance(value, fx.Node):
-                self.want(value, self.home[value] if slot is None else slot)
+                self.want(value, self.end_slot(value) if slot is None else slot)
         for node in reversed(self.placed.graph.nodes):
             if node is output:
                 continue
             if not node.users:
-                self.want(node, self.home[node])
+                self.want(node, self.end_slot(node))
             if node in self.generators:
                 for slot in self.wanted[node].values():
                     self.want_inputs(node, slot)
@@ -143,6 +150,11 @@ class _Planner:
                 self.want_base(node)
             else:
                 self.want_inputs(node, self.home[node])
+
+    def end_slot(self, node: fx.Node) -> int:
+        """Returns where a value is left that nothing asks for elsewhere: not with the caller."""
+        is_outside = not self.placed.slots[self.home[node]].computes
+        return self.placed.slot_of(node).index if is_outside else self.home[node]
 
     def want(self, node: fx.Node, slot: int) -> None:
         """Notes that `node` itself is read on `slot`."""
@@ -189,13 +201,12 @@ class _Planner:
     def is_rebuilt(self, node: fx.Node) -> bool:
         """Returns whether `node` is a view that is rebuilt on every device where it is read.
 
-        True of the views of a generator, and of a caller's value: no operation runs where that is.
+        True of the views of a generator, which has no home.
         """
         root = node
         while root in self.base:
             root = self.base[root]
-        no_home = root in self.generators or not self.placed.slots[self.home[root]].computes
-        return root is not node and no_home
+        return root is not node and root in self.generators
 
     # Forward: the choice.
 

@@ -178,6 +178,10 @@ def test_parts_of_a_large_sum_cross_once_each() -> None:
     whole = found.instances[-1]
     assert whole.name == found.whole_of["y"]
     assert (whole.role, whole.inputs) == (Role.CONCAT, ("y_part0", "y_part1", "y_part2"))
+    # A dimension of varying size has no parts of known sizes; the other one has no third.
+    varying = replace(made, varying_dims=(0,))
+    found = expand(Dag((read, varying)), placement, ["y"])
+    assert [one.role for one in found.instances][-1] is Role.SUM
 
 
 @given(st.data())
@@ -201,7 +205,7 @@ def test_pieces_make_up_the_values_of_the_whole_graph(data: st.DataObject) -> No
 def test_instances_are_where_the_placement_says(data: st.DataObject) -> None:
     dag, _ = data.draw(graphs())
     placement = data.draw(placements(dag))
-    expansion = expand(dag, placement)
+    expansion = expand(dag, placement, [node.name for node in dag if not dag.users[node.name]])
     seen: set[str] = set()
     for one in expansion.instances:
         assert one.name not in seen

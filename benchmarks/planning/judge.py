@@ -1,4 +1,7 @@
-"""The one judge of all placements: the simulator, whatever a baseline believes of itself."""
+"""The one judge of all placements, whatever a baseline believes of itself.
+
+Time is the simulator's, memory the planner's own rule (`program_memory`).
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.memory import bytes_above, memory_limits
+from fxdevice.placers.program_memory import program_memory
 from fxdevice.simulate import simulate
 from fxdevice.workload import build_workload
 
@@ -42,9 +46,6 @@ def judge(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Judgement:
         PlacementError: A value has to go between slots that are not connected.
     """
     schedule = simulate(build_workload(problem, slot_of), problem.topology)
-    limits = memory_limits(problem)
-    fits = all(
-        limit is None or peak <= limit
-        for limit, peak in zip(limits, schedule.peak_bytes, strict=True)
-    )
-    return Judgement(schedule.makespan_s, schedule.peak_bytes, fits)
+    peak_bytes = tuple(slot.total_bytes for slot in program_memory(problem, slot_of))
+    fits = not any(bytes_above(memory_limits(problem), peak_bytes))
+    return Judgement(schedule.makespan_s, peak_bytes, fits)

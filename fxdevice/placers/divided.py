@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from fxdevice.dims import Layout
 from fxdevice.expanded import expanded_placement
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.memory import excess_bytes, memory_limits
-from fxdevice.simulate import simulate
-from fxdevice.workload import build_workload
+from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.program_memory import excess_bytes
+from fxdevice.simulate import schedule_of
 
 __all__ = ["divided_excess_bytes", "divided_placement", "divided_seconds"]
 
@@ -46,7 +46,7 @@ def divided_seconds(problem: PlacementProblem, placement: Placement) -> float:
         PlacementError: A value would go between slots that are not connected.
     """
     expanded, slot_of = expanded_placement(problem, placement)
-    return simulate(build_workload(expanded, slot_of), expanded.topology).makespan_s
+    return expanded.for_last(schedule_of, slot_of).makespan_s
 
 
 def divided_excess_bytes(problem: PlacementProblem, placement: Placement) -> tuple[int, ...]:

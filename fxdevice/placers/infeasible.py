@@ -13,10 +13,10 @@ from fxdevice.placers.fill import state_pins
 from fxdevice.placers.memory import (
     Limits,
     SlotMemory,
-    excess_bytes,
     memory_limits,
     needed_memory,
 )
+from fxdevice.placers.program_memory import SlotPeak, excess_bytes, program_memory
 from fxdevice.placers.stage_model import StageModel
 from fxdevice.placers.units import UnitGraph
 from fxdevice.placers.variants import stage_plans
@@ -32,7 +32,7 @@ def no_single_slot(problem: PlacementProblem, graph: UnitGraph) -> PlacementErro
     limits = memory_limits(problem)
     excess = [excess_bytes(problem, slot_of, limits) for slot_of in attempts]
     best = min(range(graph.num_slots), key=lambda slot: (sum(excess[slot]), slot))
-    needed = needed_memory(problem, attempts[best])
+    needed = program_memory(problem, attempts[best])
     raised = [slot for slot, more in enumerate(excess[best]) if more]
     return PlacementError(
         f"expected everything to fit on one slot, but even on slot {best} "
@@ -113,13 +113,15 @@ def _node_too_large(problem: PlacementProblem) -> PlacementError | None:
 def _too_large(problem: PlacementProblem, graph: UnitGraph) -> PlacementError:
     limits = memory_limits(problem)
     sketches = stage_plans(graph, (None,) * graph.num_slots)
-    needs = [needed_memory(problem, graph.slot_of(plan.slots)) for plan in sketches]
-    needed = min(needs, key=lambda memories: sum(memory.total_bytes for memory in memories))
+    needs = [program_memory(problem, graph.slot_of(plan.slots)) for plan in sketches]
+    best = min(range(len(needs)), key=lambda i: sum(peak.total_bytes for peak in needs[i]))
+    needed = needs[best]
+    parts = _parts(needed_memory(problem, graph.slot_of(sketches[best].slots)))
     total = format_bytes(sum(memory.total_bytes for memory in needed))
     allowed = format_bytes(sum(limit or 0 for limit in limits))
     text = (
         f"no division into stages fits into memory: balanced stages need {total} "
-        f"({_parts(needed)}), the slots allow {allowed}"
+        f"at one time (at most {parts}), the slots allow {allowed}"
     )
     advice = "raise max_memory of several slots or add a device"
     enough = sufficient_limit(graph, limits)
@@ -149,7 +151,7 @@ def _parts(needed: Sequence[SlotMemory]) -> str:
     return ", ".join(f"{name} {format_bytes(size)}" for name, size in parts if size)
 
 
-def _table(problem: PlacementProblem, needed: Sequence[SlotMemory]) -> str:
+def _table(problem: PlacementProblem, needed: Sequence[SlotPeak]) -> str:
     rows = []
     for slot, memory in zip(problem.topology.slots, needed, strict=True):
         limit = "any amount" if slot.memory_bytes is None else format_bytes(slot.memory_bytes)

@@ -5,8 +5,9 @@
 
 *Working memory* is the largest sum of the values that are alive at one time, as `lifetimes` says.
 
-All parts are the largest that they get, so that the sum is an upper bound, and cheap enough for a
-search. `program_memory` follows one program step by step.
+These are the parts, each as large as it gets. What fits is decided by `program_memory`, which
+follows the program step by step: parts do not all have their largest size at one time, and what is
+sent or held for another partition is in none of them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ __all__ = [
     "SlotMemory",
     "bytes_above",
     "cache_bytes",
-    "excess_bytes",
+    "lasting_memory",
     "memory_limits",
     "needed_memory",
     "working_bytes",
@@ -83,24 +84,48 @@ def needed_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tupl
 
     Complexity: linear in the number of edges.
     """
+    num_slots = len(problem.topology.slots)
+    saved = [0] * num_slots
+    for name in kept_at_home(problem.dag, slot_of):
+        saved[slot_of[name]] += problem.dag[name].saved_bytes
+    working = _peaks(problem.dag, slot_of, num_slots)
+    rows = zip(lasting_memory(problem, slot_of), saved, working, strict=True)
+    found = (replace(one, saved_bytes=kept, working_bytes=work) for one, kept, work in rows)
+    return tuple(
+        replace(needed, margin_bytes=margin_bytes(needed.total_bytes, problem.memory))
+        for needed in found
+    )
+
+
+def lasting_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[SlotMemory, ...]:
+    """Returns what every slot needs besides the values of operations, without a margin.
+
+    These are state, gradients, the optimizer's state and step, and the growth of caches.
+    """
     num_slots, options = len(problem.topology.slots), problem.memory
     resident = problem.resident_bytes or (0,) * num_slots
-    state, gradient, saved, optimizer, step = ([0] * num_slots for _ in range(5))
-    kept = kept_at_home(problem.dag, slot_of)
+    state, gradient, optimizer, step = ([0] * num_slots for _ in range(4))
     for node in problem.dag:
-        if node.kind is not NodeKind.INPUT:
+        if node.kind is NodeKind.STATE:
             slot = slot_of[node.name]
-            state[slot] += node.output_bytes if node.kind is NodeKind.STATE else 0
+            state[slot] += node.output_bytes
             gradient[slot] += node.gradient_bytes
-            saved[slot] += node.saved_bytes if node.name in kept else 0
             optimizer[slot] += optimizer_bytes(node, options.optimizer)
             step[slot] += step_bytes(node, options.optimizer)
-    working = _peaks(problem.dag, slot_of, num_slots)
     cache = cache_bytes(problem, slot_of)
-    rows = zip(resident, state, gradient, saved, working, optimizer, step, cache, strict=True)
-    found = (SlotMemory(*row) for row in rows)
+    rows = zip(resident, state, gradient, optimizer, step, cache, strict=True)
     return tuple(
-        replace(needed, margin_bytes=margin_bytes(needed.total_bytes, options)) for needed in found
+        SlotMemory(
+            resident_bytes=row[0],
+            state_bytes=row[1],
+            gradient_bytes=row[2],
+            saved_bytes=0,
+            working_bytes=0,
+            optimizer_bytes=row[3],
+            step_bytes=row[4],
+            cache_bytes=row[5],
+        )
+        for row in rows
     )
 
 
@@ -124,15 +149,6 @@ def cache_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[
 def memory_limits(problem: PlacementProblem) -> Limits:
     """Returns the most bytes that every slot may hold."""
     return tuple(slot.memory_bytes for slot in problem.topology.slots)
-
-
-def excess_bytes(
-    problem: PlacementProblem, slot_of: Mapping[str, int], limits: Limits
-) -> tuple[int, ...]:
-    """Returns for every slot the bytes above its limit; zero when within it or without one."""
-    if all(limit is None for limit in limits):
-        return (0,) * len(limits)
-    return bytes_above(limits, [slot.total_bytes for slot in needed_memory(problem, slot_of)])
 
 
 def bytes_above(limits: Limits, needed_bytes: Sequence[int]) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ Follows the program step by step, as the executor runs it (`fxdevice.runtime.exe
 - A gradient stays from when it is made, and results stay.
 - Then the optimizer's step runs, with temporaries of its own.
 
-More exact than `needed_memory`, whose parts all have their largest size, and slower.
+This is the rule for what fits, for strategies as for their judge. `needed_memory` tells by parts
+what takes the memory.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fxdevice.dag import DagNode, NodeKind
+from fxdevice.dag import Dag
 from fxdevice.memory_model import margin_bytes
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.lifetimes import storages
-from fxdevice.placers.memory import needed_memory
+from fxdevice.placers.memory import Limits, bytes_above, lasting_memory
 from fxdevice.placers.program_order import program_order
+from fxdevice.placers.program_values import CALLER, Block, ProgramValues, program_values
 
-__all__ = ["SlotPeak", "program_memory"]
+__all__ = ["SlotPeak", "excess_bytes", "program_memory"]
 
 _STEP = "optimizer step"
 
@@ -55,13 +56,14 @@ def program_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tup
     Returns:
         One entry a slot. O(n log n) in nodes and edges.
     """
-    sweep = _Sweep(problem, slot_of)
+    lasting = lasting_memory(problem, slot_of)
+    sweep = _Sweep(program_values(problem, slot_of), problem.memory.holds_inputs)
+    peaks = sweep.peaks(len(lasting))
     found = []
-    for slot, needed in enumerate(needed_memory(problem, slot_of)):
+    for slot, (needed, (peak, when)) in enumerate(zip(lasting, peaks, strict=True)):
         gradients = needed.gradient_bytes
         constant = needed.lasting_bytes - gradients + needed.cache_bytes
         constant += gradients if problem.memory.keeps_gradients else 0
-        peak, when = sweep.peak(slot)
         at = sweep.name_at(slot, when) if peak else ""
         step = needed.lasting_bytes + needed.cache_bytes + needed.step_bytes
         total = constant + peak
@@ -72,130 +74,122 @@ def program_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tup
     return tuple(found)
 
 
-class _Sweep:
-    """When every value is alive on every slot, in ticks: one an operation, one after each run."""
+def excess_bytes(
+    problem: PlacementProblem, slot_of: Mapping[str, int], limits: Limits
+) -> tuple[int, ...]:
+    """Returns for every slot the bytes above its limit; zero when within it or without one.
 
-    def __init__(self, problem: PlacementProblem, slot_of: Mapping[str, int]) -> None:
-        self._dag = problem.dag
-        self._slot_of = slot_of
-        self._holds_inputs = problem.memory.holds_inputs
-        self._storage = storages(problem.dag)
-        self._time: dict[str, int] = {}
-        self._run_of: dict[str, int] = {}
+    Follows the program only where all values together would not fit at one time.
+    """
+    if all(limit is None for limit in limits) or _fits_at_once(problem, slot_of, limits):
+        return (0,) * len(limits)
+    needed = problem.for_last(program_memory, slot_of)
+    return bytes_above(limits, [slot.total_bytes for slot in needed])
+
+
+def _fits_at_once(problem: PlacementProblem, slot_of: Mapping[str, int], limits: Limits) -> bool:
+    """Returns whether every slot has room for a copy of every value of the graph."""
+    values_bytes = problem.dag.derived(_all_bytes)
+    for limit, needed in zip(limits, lasting_memory(problem, slot_of), strict=True):
+        most_bytes = needed.total_bytes + values_bytes
+        if limit is not None and most_bytes + margin_bytes(most_bytes, problem.memory) > limit:
+            return False
+    return True
+
+
+def _all_bytes(dag: Dag) -> int:
+    return sum(node.output_bytes + node.workspace_bytes for node in dag)
+
+
+class _Sweep:
+    """When every block is alive, in ticks: one an operation, one after each partition."""
+
+    def __init__(self, values: ProgramValues, holds_inputs: bool) -> None:
+        self._operations = values.operations
+        self._blocks = values.blocks
+        self._holds_inputs = holds_inputs
+        self._time = [0] * len(values.operations)
+        self._run_of = [0] * len(values.operations)
         self._run_end: list[int] = []
         self._backward_start = 0
-        self._lay_out()
-        self._alive: dict[tuple[str, int], tuple[int, int, int]] = {}
-        for node in self._dag:
-            self._read_inputs(node)
-        for node in self._dag:
-            self._add_made(node)
-        self._drop_internal()
+        self._end = self._lay_out()
+        self._start = [self._made(block) for block in values.blocks]
+        self._stop = [self._least_stop(block) for block in values.blocks]
+        self._is_hidden = [block.is_internal for block in values.blocks]
+        self._read()
 
-    def peak(self, slot: int) -> tuple[int, int]:
-        """Returns the most bytes alive at one time on `slot`, and that time."""
-        events = []
-        for (_, where), (start, stop, num_bytes) in self._alive.items():
-            if where == slot and num_bytes:
-                events += [(start, num_bytes), (stop, -num_bytes)]
-        alive, most, when = 0, 0, 0
-        for time, change in sorted(events):
-            alive += change
-            if alive > most:
-                most, when = alive, time
-        return most, when
+    def peaks(self, num_slots: int) -> list[tuple[int, int]]:
+        """Returns for every slot the most bytes alive at one time, and that time."""
+        events: list[list[tuple[int, int]]] = [[] for _ in range(num_slots)]
+        for index, block in enumerate(self._blocks):
+            if not self._is_hidden[index]:
+                changes = events[block.slot]
+                changes.append((self._start[index], block.num_bytes))
+                changes.append((self._stop[index], -block.num_bytes))
+        found = []
+        for changes in events:
+            alive, most, when = 0, 0, 0
+            for time, change in sorted(changes):
+                alive += change
+                if alive > most:
+                    most, when = alive, time
+            found.append((most, when))
+        return found
 
     def name_at(self, slot: int, when: int) -> str:
         """Returns the last operation of `slot` that has started at that time, or its first."""
-        times = [(time, name) for name, time in self._time.items() if self._slot_of[name] == slot]
+        rows = zip(self._operations, self._time, strict=True)
+        times = [(time, operation.name) for operation, time in rows if operation.slot == slot]
         before = [entry for entry in times if entry[0] <= when]
         return max(before)[1] if before else min(times, default=(0, ""))[1]
 
-    def _lay_out(self) -> None:
+    def _lay_out(self) -> int:
         clock = 1
-        for index, run in enumerate(program_order(self._dag, self._slot_of)):
+        for number, run in enumerate(program_order(self._operations)):
             if run.is_late and not self._backward_start:
                 self._backward_start = clock
                 clock += 1
-            for name in run.nodes:
-                self._time[name], self._run_of[name] = clock, index
+            for index in run.operations:
+                self._time[index], self._run_of[index] = clock, number
                 clock += 1
             self._run_end.append(clock)
             clock += 1
-        self._end = clock
+        return clock
 
-    def _read_inputs(self, node: DagNode) -> None:
-        """Keeps what `node` reads alive, on its slot and where it comes from."""
-        if node.kind is not NodeKind.COMPUTE or not node.has_work:
-            return  # a view is made where its base is
-        slot, run = self._slot_of[node.name], self._run_of[node.name]
-        for name in node.inputs:
-            owner = self._storage[name]
-            if owner.kind is NodeKind.STATE and self._slot_of[owner.name] == slot:
-                continue
-            if owner.kind is NodeKind.COMPUTE and self._slot_of[owner.name] == slot:
-                inside = self._run_of[owner.name] == run or not self._holds_inputs
-                stop = (self._time[node.name] if inside else self._run_end[run]) + 1
-                self._extend(owner, slot, self._made(owner), stop, owner.output_bytes)
-                if self._run_of[owner.name] != run:
-                    self._leaves(owner)
-                continue
-            num_bytes = min(self._dag[name].output_bytes, owner.output_bytes)
-            stop = (self._run_end[run] if self._holds_inputs else self._time[node.name]) + 1
-            self._extend(owner, slot, self._arrival(owner, node), stop, num_bytes)
-            if owner.kind is NodeKind.COMPUTE and not owner.is_recomputable:
-                self._leaves(owner)
+    def _made(self, block: Block) -> int:
+        if block.maker == CALLER:
+            return self._backward_start if block.is_late else 0
+        return self._end_of(block) if block.is_moved else self._time[block.maker]
 
-    def _add_made(self, node: DagNode) -> None:
-        """Adds what `node` makes, and how long its value stays without a reader."""
-        if node.kind is not NodeKind.COMPUTE or self._storage[node.name] is not node:
-            return
-        slot = self._slot_of[node.name]
-        start, stop = self._made(node), self._time[node.name] + 1
-        owner = self._dag[node.gradient_of] if node.gradient_of else None
-        is_state = owner is not None and owner.kind is NodeKind.STATE
-        if owner is not None and is_state and self._slot_of[owner.name] != slot:
-            # It is transferred to its parameter, where it stays.
-            self._leaves(node)
-            there = self._slot_of[owner.name]
-            arrival = self._run_end[self._run_of[node.name]]
-            self._extend(node, there, arrival, self._end, node.output_bytes)
-        elif is_state or (node.is_output and not node.is_late):
-            stop = self._end
-        elif owner is not None:
-            stop = self._run_end[self._run_of[node.name]] + 1
-        self._extend(node, slot, start, stop, node.output_bytes + node.workspace_bytes)
+    def _least_stop(self, block: Block) -> int:
+        """Returns until when a block is alive without a reader on its slot."""
+        if block.stays:
+            return self._end
+        if block.maker == CALLER or block.is_moved:
+            return self._made(block) + 1
+        return self._end_of(block) + 1 if block.sent else self._time[block.maker] + 1
 
-    def _made(self, owner: DagNode) -> int:
-        """Elements of a tuple are made with the tuple."""
-        is_element = owner.element is not None and owner.inputs[0] in self._time
-        return self._time[owner.inputs[0] if is_element else owner.name]
+    def _read(self) -> None:
+        """Keeps alive what is read, and from the start of it to the end what leaves its run."""
+        for index, operation in enumerate(self._operations):
+            run, time = self._run_of[index], self._time[index]
+            for number in operation.reads:
+                block = self._blocks[number]
+                is_inside = (
+                    not block.is_moved
+                    and block.maker != CALLER
+                    and self._run_of[block.maker] == run
+                )
+                if not is_inside:
+                    self._is_hidden[number] = False
+                    if not block.is_moved and block.maker != CALLER:
+                        self._extend(number, self._end_of(block) + 1)
+                if operation.has_work:
+                    held = self._holds_inputs and not is_inside
+                    self._extend(number, (self._run_end[run] if held else time) + 1)
 
-    def _arrival(self, owner: DagNode, reader: DagNode) -> int:
-        if owner.kind is NodeKind.COMPUTE:
-            if owner.is_recomputable:
-                return self._time[reader.name]
-            return self._run_end[self._run_of[owner.name]]
-        return self._backward_start if owner.is_late else 0
+    def _end_of(self, block: Block) -> int:
+        return self._run_end[self._run_of[block.maker]]
 
-    def _leaves(self, owner: DagNode) -> None:
-        """Keeps a value that other partitions read until its own partition has ended."""
-        stop = self._run_end[self._run_of[owner.name]] + 1
-        self._extend(owner, self._slot_of[owner.name], self._made(owner), stop, owner.output_bytes)
-
-    def _extend(self, owner: DagNode, slot: int, start: int, stop: int, num_bytes: int) -> None:
-        known = self._alive.get((owner.name, slot), (start, stop, num_bytes))
-        self._alive[owner.name, slot] = (
-            min(start, known[0]),
-            max(stop, known[1]),
-            max(num_bytes, known[2]),
-        )
-
-    def _drop_internal(self) -> None:
-        """Removes values that stay inside of a kernel: all of their readers are in one run."""
-        for node in self._dag:
-            if node.is_internal and all(
-                self._run_of.get(name) == self._run_of[node.name]
-                for name in self._dag.users[node.name]
-            ):
-                self._alive.pop((node.name, self._slot_of[node.name]), None)
+    def _extend(self, number: int, stop: int) -> None:
+        self._stop[number] = max(self._stop[number], stop)

@@ -1,19 +1,24 @@
-"""In which order the program of a placement runs: partitions of one slot each, forward first.
+"""In which order a program runs: partitions of one slot each, forward first (no torch).
 
-Repeats for plain data what `passes.partition` does with the graph, but for its last step, which
-joins a few more partitions: run all that is ready on a slot, then go to the slot of the earliest
-operation that is left.
+Repeats for plain data what `passes.partition` does with the graph: run all that is ready on a slot,
+in one round, then go to the slot of the earliest operation that is left. Then partitions of one
+slot and round are joined where that makes no cycle.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.join_partitions import join_partitions
+from fxdevice.placers.program_values import Operation
 
 __all__ = ["Run", "program_order"]
+
+_Lane: TypeAlias = tuple[int, int]
+"""Slot and round: only what has both in common can share a partition."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,62 +27,76 @@ class Run:
 
     Attributes:
         slot: The slot.
-        nodes: Names of the operations.
+        operations: Positions of the operations, in their order.
         is_late: Whether it belongs to the backward program.
     """
 
     slot: int
-    nodes: tuple[str, ...]
+    operations: tuple[int, ...]
     is_late: bool
 
 
-def program_order(dag: Dag, slot_of: Mapping[str, int]) -> tuple[Run, ...]:
+def program_order(operations: Sequence[Operation]) -> tuple[Run, ...]:
     """Returns the partitions in the order in which they run.
 
     Args:
-        dag: The nodes.
-        slot_of: Slot of every COMPUTE node.
+        operations: What runs, each after what it needs.
 
     Returns:
-        Every COMPUTE node in one partition. O(n log n) in nodes and edges.
+        Every operation in one partition. O(n log n) in operations and needs.
     """
     found: list[Run] = []
     for is_late in (False, True):
-        members = {
-            node.name: node
-            for node in dag
-            if node.kind is NodeKind.COMPUTE and (node.is_late or node.is_backward) is is_late
+        members = [i for i, one in enumerate(operations) if one.is_late is is_late]
+        pieces = _list_schedule(operations, members)
+        inside = set(members)
+        needs = {
+            index: tuple(need for need in operations[index].needs if need in inside)
+            for index in members
         }
-        found += _list_schedule(members, slot_of, is_late)
+        for piece in join_partitions(pieces, needs, lambda index: _lane(operations[index])):
+            found.append(Run(operations[piece[0]].slot, tuple(sorted(piece)), is_late))
     return tuple(found)
 
 
-def _list_schedule(
-    members: Mapping[str, DagNode], slot_of: Mapping[str, int], is_late: bool
-) -> list[Run]:
-    names = list(members)
-    position = {name: index for index, name in enumerate(names)}
-    readers: dict[str, list[str]] = {name: [] for name in names}
-    num_waiting: dict[str, int] = {}
-    ready: dict[int, list[int]] = {}
-    for name, node in members.items():
-        before = [read for read in node.inputs if read in members]
-        num_waiting[name] = len(before)
-        for read in before:
-            readers[read].append(name)
-        waiting = ready.setdefault(slot_of[name], [])
+def _lane(operation: Operation) -> _Lane:
+    return operation.slot, operation.round
+
+
+def _list_schedule(operations: Sequence[Operation], members: Sequence[int]) -> list[list[int]]:
+    readers: dict[int, list[int]] = {index: [] for index in members}
+    num_waiting: dict[int, int] = {}
+    lane_of: dict[int, _Lane] = {}
+    ready: dict[_Lane, list[int]] = {}
+    for index in members:
+        operation = operations[index]
+        before = [need for need in operation.needs if need in readers]
+        num_waiting[index] = len(before)
+        for need in before:
+            readers[need].append(index)
+        lane = lane_of[index] = _lane(operation)
+        waiting = ready.setdefault(lane, [])
         if not before:
-            heapq.heappush(waiting, position[name])
-    runs: list[Run] = []
-    while slots := [slot for slot, waiting in ready.items() if waiting]:
-        slot = min(slots, key=lambda slot: ready[slot][0])
-        run: list[str] = []
-        while ready[slot]:
-            name = names[heapq.heappop(ready[slot])]
-            run.append(name)
-            for reader in readers[name]:
+            waiting.append(index)
+    # The lanes that have something ready, by their earliest operation.
+    heads = [(waiting[0], lane) for lane, waiting in ready.items() if waiting]
+    heapq.heapify(heads)
+    pieces: list[list[int]] = []
+    while heads:
+        first, lane = heapq.heappop(heads)
+        waiting = ready[lane]
+        if not waiting or waiting[0] != first:
+            continue  # it has run; what became ready since then has an entry of its own
+        piece: list[int] = []
+        while waiting:
+            index = heapq.heappop(waiting)
+            piece.append(index)
+            for reader in readers[index]:
                 num_waiting[reader] -= 1
                 if not num_waiting[reader]:
-                    heapq.heappush(ready[slot_of[reader]], position[reader])
-        runs.append(Run(slot, tuple(run), is_late))
-    return runs
+                    other = ready[lane_of[reader]]
+                    heapq.heappush(other, reader)
+                    if other is not waiting:
+                        heapq.heappush(heads, (reader, lane_of[reader]))
+        pieces.append(piece)
+    return pieces

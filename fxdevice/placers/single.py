@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.infeasible import no_single_slot
-from fxdevice.placers.memory import excess_bytes, memory_limits
+from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.reasons import reasons
 from fxdevice.placers.units import unit_graph
 

@@ -11,7 +11,7 @@ import torch
 from fxdevice.runtime.program import Program, RunPartition, Transfer
 from fxdevice.transfer_op import transfer_tensor
 
-__all__ = ["SerialExecutor"]
+__all__ = ["SerialExecutor", "current_device"]
 
 
 class SerialExecutor:
@@ -64,7 +64,7 @@ class SerialExecutor:
         inputs = [values[value] for value in step.inputs]
         for value in step.frees:
             values[value] = None
-        with _current_device(step.device):
+        with current_device(step.device):
             outputs = step.call(inputs)
         for value, output in zip(step.outputs, outputs, strict=True):
             values[value] = output
@@ -73,11 +73,11 @@ class SerialExecutor:
         if value.device == step.device:
             return value
         if not step.is_resident:
-            return transfer_tensor(value, step.device)
+            return transfer_tensor(value, step.device, is_packed=step.is_packed)
         kept = self._resident.get(step.destination)
         if kept is not None and kept.is_copy_of(value):
             return kept.copy
-        copy = transfer_tensor(value, step.device)
+        copy = transfer_tensor(value, step.device, is_packed=step.is_packed)
         if not value.is_inference():  # such a tensor has no version, so no change can be seen
             self._resident[step.destination] = _Resident(
                 value, value._version, value.data_ptr(), copy
@@ -103,7 +103,7 @@ class _Resident:
         )
 
 
-def _current_device(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def current_device(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Makes `device` current: Triton kernels and custom operations launch on the current one."""
     if device.type == "cpu":
         return contextlib.nullcontext()

@@ -11,6 +11,7 @@ from torch import fx
 
 from fxdevice.passes.partition import Partition, Partitioning
 from fxdevice.placed_graph import PlacedGraph
+from fxdevice.runtime.inner import run_eagerly
 from fxdevice.runtime.partition_module import Constant, exports, partition_module
 from fxdevice.runtime.program import (
     CompiledPartition,
@@ -21,7 +22,7 @@ from fxdevice.runtime.program import (
     ValueId,
 )
 from fxdevice.tracing import real_tensors
-from fxdevice.transfer_op import is_transfer, transfer_source
+from fxdevice.transfer_op import is_transfer, transfer_is_packed, transfer_source
 
 __all__ = ["CompilePartition", "lower"]
 
@@ -57,7 +58,11 @@ def lower(
             continue
         slot = placed.slots[item.slot]
         inside = partition_module(placed, item, exported[item.index])
-        call = compile_partition(inside.module, inside.fakes, slot.device)
+        if slot.computes:
+            call = compile_partition(inside.module, inside.fakes, slot.device)
+        else:
+            # Views of the caller's inputs: nothing to compile.
+            call = run_eagerly(inside.module, inside.fakes)
         steps.append(
             RunPartition(
                 name=f"{label}.p{item.index}",
@@ -144,6 +149,7 @@ def _transfer_step(
         slot=slot.index,
         device=slot.device,
         is_resident=source.name in resident,
+        is_packed=transfer_is_packed(node),
     )
 
 

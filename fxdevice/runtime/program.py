@@ -54,6 +54,7 @@ class Transfer:
         device: Device of that slot.
         is_resident: The value is state that stays with the caller: the copy is kept between calls
             and refreshed when the original has changed.
+        is_packed: It leaves out gaps between the elements.
         frees: Values that nothing needs after this step.
     """
 
@@ -63,6 +64,7 @@ class Transfer:
     slot: int
     device: torch.device
     is_resident: bool = False
+    is_packed: bool = False
     frees: tuple[ValueId, ...] = ()
 
 

@@ -13,7 +13,7 @@ from fxdevice.dump import dump
 from fxdevice.op_kinds import has_tensor_value, is_storage_view, view_base
 from fxdevice.passes.assign_devices import assign_devices
 from fxdevice.passes.insert_transfers import insert_transfers, is_recomputable
-from fxdevice.placed_graph import PlacedGraph
+from fxdevice.placed_graph import PlacedGraph, PlacedSlot
 from fxdevice.sizes import content_bytes
 from fxdevice.transfer_op import is_transfer, transfer_source
 from fxdevice.verify import NodeFaultError, verify
@@ -39,7 +39,8 @@ def least_bytes(placed: PlacedGraph) -> int | None:
     """Returns the fewest bytes that the transfers of a finished graph could move, by trying all.
 
     A finished graph shows where operations run and what they read. Views and generators may be
-    made anywhere that computes, from what is there. None where there are too many choices.
+    made anywhere that computes, from what is there, and views of what the caller keeps outside of
+    the slots there. None where there are too many choices.
     """
     origin: dict[fx.Node, fx.Node] = {}
     for node in placed.graph.nodes:
@@ -75,7 +76,7 @@ def least_bytes(placed: PlacedGraph) -> int | None:
         if node in free:
             return device in computing
         if node in base:
-            return device in computing and exists(base[node], device, moved)
+            return exists(base[node], device, moved if device in computing else set())
         return placed.slot_of(node).device == device
 
     candidates = [
@@ -98,11 +99,15 @@ def least_bytes(placed: PlacedGraph) -> int | None:
     return best
 
 
-def test_no_choice_of_transfers_moves_fewer_bytes() -> None:
+OUTSIDE = (SIM_SLOTS[0], PlacedSlot(1, torch.device("cpu"), computes=False))
+
+
+@pytest.mark.parametrize("slots", [SIM_SLOTS[:2], OUTSIDE], ids=["two slots", "one and the caller"])
+def test_no_choice_of_transfers_moves_fewer_bytes(slots: tuple[PlacedSlot, ...]) -> None:
     num_compared, num_views_moved = 0, 0
 
-    @settings(max_examples=120)
-    @given(cases(SIM_SLOTS[:2], 2, VIEW_OPERATIONS, "fake"))
+    @settings(max_examples=150)
+    @given(cases(slots, 2, VIEW_OPERATIONS, "fake"))
     def compare(case: Case) -> None:
         nonlocal num_compared, num_views_moved
         placed = insert_transfers(case.placed)

@@ -8,7 +8,8 @@ from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.memory_model import MemoryOptions
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.memory import excess_bytes, needed_memory, working_bytes
+from fxdevice.placers.memory import needed_memory, working_bytes
+from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.topology import Slot, Topology
 from tests.placers import oracle
 from tests.strategies import dags

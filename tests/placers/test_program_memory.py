@@ -11,6 +11,7 @@ from fxdevice.memory_model import MemoryOptions
 from fxdevice.placers.memory import needed_memory
 from fxdevice.placers.program_memory import program_memory
 from fxdevice.placers.program_order import program_order
+from fxdevice.placers.program_values import program_values
 from tests.placers.test_memory import compute, problem_of
 from tests.strategies import dags
 
@@ -25,15 +26,20 @@ def test_order_runs_everything_once_after_what_it_needs(
     dag: Dag, num_slots: int, data: st.DataObject
 ) -> None:
     slot_of = drawn_slots(dag, num_slots, data)
-    runs = program_order(dag, slot_of)
-    order = [name for run in runs for name in run.nodes]
-    assert sorted(order) == sorted(n.name for n in dag if n.kind is NodeKind.COMPUTE)
+    operations = program_values(problem_of(dag, num_slots), slot_of).operations
+    runs = program_order(operations)
+    order = [index for run in runs for index in run.operations]
+    assert sorted(order) == list(range(len(operations)))
+    assert {one.name for one in operations} >= {
+        node.name for node in dag if node.has_work and not node.is_recomputable
+    }
+    seen: set[int] = set()
     for run in runs:
-        assert {slot_of[name] for name in run.nodes} == {run.slot}
-        assert {dag[name].is_backward for name in run.nodes} == {run.is_late}
-    for index, name in enumerate(order):
-        before = [read for read in dag[name].inputs if dag[read].kind is NodeKind.COMPUTE]
-        assert set(before) <= set(order[:index])
+        assert {operations[index].slot for index in run.operations} == {run.slot}
+        for index in run.operations:
+            assert operations[index].is_late is run.is_late
+            assert seen.issuperset(operations[index].needs)
+            seen.add(index)
     for first, second in itertools.pairwise(runs):
         assert (first.slot, first.is_late) != (second.slot, second.is_late)
 

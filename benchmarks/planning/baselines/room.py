@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from benchmarks.planning.baselines.groups import Group
-from benchmarks.planning.judge import judge
 from fxdevice.costs import format_bytes
 from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.memory import excess_bytes, memory_limits
+from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.program_memory import excess_bytes
 
 __all__ = ["Placer", "Room", "check_limits", "within_limits"]
 
@@ -65,7 +65,7 @@ def check_limits(name: str, problem: PlacementProblem, slot_of: Mapping[str, int
     Raises:
         PlacementError: A slot needs more than its limit.
     """
-    excess = _excess_bytes(problem, slot_of)
+    excess = excess_bytes(problem, slot_of, memory_limits(problem))
     if any(excess):
         slot = excess.index(max(excess))
         limit = memory_limits(problem)[slot] or 0
@@ -91,26 +91,13 @@ def within_limits(name: str, problem: PlacementProblem, place: Placer) -> Mappin
     """
     attempt, slot_of = problem, place(problem)
     for _ in range(_MAX_ATTEMPTS - 1):
-        excess = _excess_bytes(problem, slot_of)
+        excess = excess_bytes(problem, slot_of, memory_limits(problem))
         if not any(excess):
             return slot_of
         attempt = _with_less_memory(attempt, excess)
         slot_of = place(attempt)
     check_limits(name, problem, slot_of)
     return slot_of
-
-
-def _excess_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[int, ...]:
-    limits = memory_limits(problem)
-    if all(limit is None for limit in limits):
-        return (0,) * len(limits)
-    peaks = judge(problem, slot_of).peak_bytes
-    return tuple(
-        0 if limit is None else max(found, peak - limit)
-        for found, peak, limit in zip(
-            excess_bytes(problem, slot_of, limits), peaks, limits, strict=True
-        )
-    )
 
 
 def _with_less_memory(problem: PlacementProblem, less: tuple[int, ...]) -> PlacementProblem:

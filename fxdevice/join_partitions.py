@@ -1,4 +1,7 @@
-"""Joins the pieces of a lane (a slot, in one round) until joining two more would make a cycle."""
+"""Joins the pieces of a lane (a slot, in one round) until joining two more would make a cycle.
+
+No torch: the pass that cuts a graph joins FX nodes, the memory model the operations of a Dag.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,13 @@ def join_partitions(
     for index, piece in enumerate(pieces):
         by_lane[lane_of(piece[0])].append(index)
     for lane in sorted(by_lane):
-        current, *others = sorted(by_lane[lane], key=joins.order.index)
+        current, *others = sorted(by_lane[lane], key=joins.position.__getitem__)
         for following in others:
             current = current if joins.join(current, following) else following
     members: dict[int, list[_Node]] = defaultdict(list)
     for index, piece in enumerate(pieces):
         members[joins.find(index)].extend(piece)
-    return [members[index] for index in joins.order]
+    return [members[index] for index in joins.order if index is not None]
 
 
 class _Joins:
@@ -53,7 +56,9 @@ class _Joins:
     def __init__(self, after: list[set[int]]) -> None:
         self.after = after
         self.parent = list(range(len(after)))
-        self.order = list(range(len(after)))
+        # Executable; None where a piece was that is now a part of another one.
+        self.order: list[int | None] = list(range(len(after)))
+        self.position = list(range(len(after)))
 
     def find(self, index: int) -> int:
         """Returns the piece that `index` has become part of."""
@@ -67,18 +72,22 @@ class _Joins:
 
         Only pieces between the two in the order can be on such a path.
         """
-        start, end = self.order.index(first), self.order.index(second)
-        between = self.order[start + 1 : end]
+        start, end = self.position[first], self.position[second]
+        between = [piece for piece in self.order[start + 1 : end] if piece is not None]
         reached = {self.find(piece) for piece in self.after[first]}
         for piece in between:
             if piece in reached:
-                reached |= {self.find(other) for other in self.after[piece]}
-                if second in {self.find(other) for other in self.after[piece]}:
+                following = {self.find(other) for other in self.after[piece]}
+                if second in following:
                     return False
+                reached |= following
         # What does not wait for `first` goes before the joined piece, the rest behind it.
         free = [piece for piece in between if piece not in reached]
         held = [piece for piece in between if piece in reached]
-        self.order[start : end + 1] = [*free, first, *held]
+        gap = [None] * (end - start - len(between))
+        self.order[start : end + 1] = [*free, first, *held, *gap]
+        for position, piece in enumerate([*free, first, *held], start):
+            self.position[piece] = position
         self.parent[second] = first
         self.after[first] = (self.after[first] | self.after[second]) - {first, second}
         return True
