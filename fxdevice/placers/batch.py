@@ -10,21 +10,32 @@ say that the pieces are right. The candidate that divides most of the work is th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.dims import Label
-from fxdevice.pieces import can_divide
+from fxdevice.pieces import can_divide, lowest_terms
 from fxdevice.placement import PlacementProblem
 
-__all__ = ["MIN_DIVIDED", "Batch", "BatchDivision", "divide_batch", "find_batch"]
+__all__ = [
+    "MIN_DIVIDED",
+    "Batch",
+    "BatchDivision",
+    "divide_batch",
+    "find_batch",
+    "find_batches",
+    "varying_argument",
+]
 
 MIN_DIVIDED = 0.5
 """Share of the work that replicas must divide. Below it most would wait for one slot."""
 
 _MAX_CANDIDATES = 3
 """Candidates that are carried through the graph. The batch is nearly always the first."""
+
+_ALL = 1 - 1e-9
+"""Share of the work that counts as all of it: no other candidate can reach further."""
 
 _MAX_DIM = 2
 """Dimensions of an input that can be the batch: the first, or the second (recurrent networks)."""
@@ -53,6 +64,8 @@ class BatchDivision:
         label_of: Label along which every divided node is divided.
         barriers: Names of the nodes that read a divided value but cannot be divided themselves.
         seconds_share: Share of the predicted work that is divided, on the first slot.
+        depends_on_sizes: True when a dimension could not be cut in these shares that could be in
+            others; otherwise larger pieces have the same labels.
     """
 
     batch: Batch
@@ -60,6 +73,7 @@ class BatchDivision:
     label_of: Mapping[str, Label]
     barriers: tuple[str, ...]
     seconds_share: float
+    depends_on_sizes: bool = False
 
 
 def find_batch(problem: PlacementProblem, num_pieces: int) -> BatchDivision | None:
@@ -72,11 +86,51 @@ def find_batch(problem: PlacementProblem, num_pieces: int) -> BatchDivision | No
     Returns:
         The division; None when no input has a dimension of two or more elements.
     """
-    found = [
-        divide_batch(problem, batch, even_shares(batch.size, num_pieces))
-        for batch in _candidates(problem.dag)
-    ]
-    return max(found, key=lambda division: division.seconds_share, default=None)
+    return find_batches(problem, (num_pieces,)).get(num_pieces)
+
+
+def find_batches(problem: PlacementProblem, counts: Sequence[int]) -> Mapping[int, BatchDivision]:
+    """Returns for each number of pieces the division into equal pieces that reaches furthest.
+
+    Args:
+        problem: What is to be placed.
+        counts: Numbers of pieces; a division has fewer when its batch is smaller.
+
+    Returns:
+        The divisions by their numbers; empty when no input has a dimension of two or more elements.
+    """
+    best: dict[int, BatchDivision] = {}
+    for batch in _candidates(problem.dag):
+        known: list[BatchDivision] = []
+        for count in sorted(counts, reverse=True):
+            shares = even_shares(batch.size, count)
+            division = _same_labels(known, shares)
+            if division is None:
+                division = divide_batch(problem, batch, shares)
+                known.append(division)
+            if count not in best or division.seconds_share > best[count].seconds_share:
+                best[count] = division
+        if all(division.seconds_share >= _ALL for division in best.values()):
+            break
+    return best
+
+
+def _same_labels(known: Iterable[BatchDivision], shares: tuple[int, ...]) -> BatchDivision | None:
+    """Returns the division in these shares, where another one shows that its labels are the same.
+
+    Whatever can be cut in n equal parts can be cut where some of those parts end.
+    """
+    num_parts = sum(lowest_terms(shares))
+    for division in known:
+        if not division.depends_on_sizes and not sum(lowest_terms(division.shares)) % num_parts:
+            return replace(division, shares=shares)
+    return None
+
+
+def varying_argument(dag: Dag) -> DagNode | None:
+    """Returns the first input that could have the batch on a dimension of varying size."""
+    arguments = (node for node in dag if _is_argument(node))
+    return next((n for n in arguments if any(dim < _MAX_DIM for dim in n.varying_dims)), None)
 
 
 def even_shares(size: int, num_pieces: int) -> tuple[int, ...]:
@@ -104,6 +158,7 @@ def divide_batch(problem: PlacementProblem, batch: Batch, shares: tuple[int, ...
     cut_at: dict[str, int] = {}
     label_of: dict[str, Label] = {}
     barriers: list[str] = []
+    depends_on_sizes = False
     for node in dag:
         if node.kind is not NodeKind.COMPUTE:
             if _is_argument(node) and _has_batch(node, batch):
@@ -112,7 +167,10 @@ def divide_batch(problem: PlacementProblem, batch: Batch, shares: tuple[int, ...
             maker = dag[node.inputs[0]]
             _note(cut_at, node.name, maker, node.element, label_of[maker.name])
         elif any(name in cut_at for name in node.inputs):
-            label = _label(node, dag, cut_at, shares)
+            labels = _labels(node, dag, cut_at)
+            label = next((one for one in labels if can_divide(node, one, dag, shares)), None)
+            refused = labels if label is None else labels[: labels.index(label)]
+            depends_on_sizes |= any(can_divide(node, one, dag, (1,)) for one in refused)
             if label is not None and node.name not in problem.pins:
                 label_of[node.name] = label
             if label is not None:
@@ -122,7 +180,7 @@ def divide_batch(problem: PlacementProblem, batch: Batch, shares: tuple[int, ...
                 if _has_batch(node, batch):
                     cut_at[node.name] = batch.dim
     share = _seconds_share(problem, label_of)
-    return BatchDivision(batch, shares, label_of, tuple(barriers), share)
+    return BatchDivision(batch, shares, label_of, tuple(barriers), share, depends_on_sizes)
 
 
 def _candidates(dag: Dag) -> list[Batch]:
@@ -130,7 +188,7 @@ def _candidates(dag: Dag) -> list[Batch]:
     for node in dag:
         if _is_argument(node):
             for dim, size in enumerate((node.shape or ())[:_MAX_DIM]):
-                if size > 1:
+                if size > 1 and dim not in node.varying_dims:
                     found[Batch(dim, size)] += 1
     # The first dimension before the second, then what most inputs have, then the first met.
     ranked = sorted(found, key=lambda batch: (batch.dim, -found[batch]))
@@ -145,26 +203,21 @@ def _has_batch(node: DagNode, batch: Batch) -> bool:
     return node.shape is not None and node.shape[batch.dim : batch.dim + 1] == (batch.size,)
 
 
-def _label(
-    node: DagNode, dag: Dag, cut_at: Mapping[str, int], shares: tuple[int, ...]
-) -> Label | None:
-    """Returns the label along which a node is divided, if it can be.
+def _labels(node: DagNode, dag: Dag, cut_at: Mapping[str, int]) -> list[Label]:
+    """Returns the labels along which inputs of a node are divided, the best first.
 
-    Among several, the one that the largest divided inputs have: the others are sliced or read
-    whole, which costs less the smaller they are.
+    That is the one that the largest divided inputs have: the others are sliced or read whole, which
+    costs less the smaller they are.
     """
     if node.dims is None:
-        return None
+        return []
     weight: dict[Label, int] = {}
     for name in node.inputs:
         dims = node.dims.inputs.get(name, ())
         label = dims[cut_at[name]] if name in cut_at and dims else None
         if label is not None:
             weight[label] = weight.get(label, 0) + dag[name].output_bytes
-    for label in sorted(weight, key=lambda label: (-weight[label], label)):
-        if can_divide(node, label, dag, shares):
-            return label
-    return None
+    return sorted(weight, key=lambda label: (-weight[label], label))
 
 
 def _note(cut_at: dict[str, int], name: str, maker: DagNode, element: int, label: Label) -> None:
@@ -176,6 +229,7 @@ def _note(cut_at: dict[str, int], name: str, maker: DagNode, element: int, label
 
 
 def _seconds_share(problem: PlacementProblem, divided: Iterable[str]) -> float:
-    total_s = sum(problem.costs.seconds(node.name, 0) for node in problem.dag)
-    divided_s = sum(problem.costs.seconds(name, 0) for name in divided)
+    seconds_of = problem.costs.seconds_of
+    total_s = sum(seconds_of[node.name][0] for node in problem.dag)
+    divided_s = sum(seconds_of[name][0] for name in divided)
     return divided_s / total_s if total_s else 0.0

@@ -38,8 +38,11 @@ class Chain:
     element_of: tuple[int, ...]
     fixed: tuple[int | None, ...]
 
-    def slots(self, cuts: Sequence[int]) -> list[int]:
-        """Returns the slot of every unit when stage j has the elements cuts[j]..cuts[j+1]-1."""
+    def stages(self, cuts: Sequence[int]) -> list[int]:
+        """Returns the stage of every unit when stage j has the elements cuts[j]..cuts[j+1]-1.
+
+        Stage j is on slot j modulo the number of slots. A fixed unit has the first of its slot.
+        """
         stage_of = [
             stage for stage in range(len(cuts) - 1) for _ in range(cuts[stage], cuts[stage + 1])
         ]
@@ -76,13 +79,13 @@ def build_chain(
     backward = [unit for unit in others if unit not in guides]
     for unit in reversed(backward):
         if not _reads_gradient(graph.units[unit]):
-            readers = _readers(graph, graph.units[unit])
+            readers = graph.readers[unit]
             _guide_to(guides, unit, _earliest(readers, position, guides))
     for unit in backward:
         if unit not in guides:
             homes = [graph.values[value].home for value in graph.units[unit].reads]
             found = _earliest(homes, position, guides)
-            around = (found, *homes, *_readers(graph, graph.units[unit]))
+            around = (found, *homes, *graph.readers[unit])
             _guide_to(guides, unit, next((u for u in around if u is not None), None))
     return _settle(graph, fixed, position, guides)
 
@@ -93,16 +96,20 @@ def derived_from_state(graph: UnitGraph) -> frozenset[int]:
     Such a unit reads no input of the caller, at most one value, does no arithmetic, and is read by
     forward operations: it belongs with its reader. Constant tensors count too.
     """
+    return graph.derived(_derived_from_state)
+
+
+def _derived_from_state(graph: UnitGraph) -> frozenset[int]:
     found: set[int] = set()
     for index, unit in enumerate(graph.units):
-        if unit.has_state or (unit.has_forward and _is_derived(graph, unit, found)):
+        if unit.has_state or (unit.has_forward and _is_derived(graph, index, found)):
             found.add(index)
     return frozenset(found)
 
 
-def _is_derived(graph: UnitGraph, unit: Unit, derived: set[int]) -> bool:
+def _is_derived(graph: UnitGraph, index: int, derived: set[int]) -> bool:
     # Backward nodes that follow do not matter: they read gradients.
-    forward = [node for node in unit.nodes if not node.is_backward]
+    forward = [node for node in graph.units[index].nodes if not node.is_backward]
     if any(node.flops for node in forward):
         return False
     dag, homes = graph.problem.dag, set()
@@ -112,8 +119,8 @@ def _is_derived(graph: UnitGraph, unit: Unit, derived: set[int]) -> bool:
             return False
         if source.kind is not NodeKind.INPUT and source.output_bytes and not source.is_recomputable:
             homes.add(graph.unit_of[name])
-    homes.discard(graph.unit_of[unit.name])
-    return len(homes) <= 1 and homes <= derived and bool(_forward_readers(graph, unit))
+    homes.discard(index)
+    return len(homes) <= 1 and homes <= derived and bool(_forward_readers(graph, index))
 
 
 def _is_compute(node: DagNode) -> bool:
@@ -124,12 +131,8 @@ def _reads_gradient(unit: Unit) -> bool:
     return any(node.is_backward for node in unit.nodes)
 
 
-def _readers(graph: UnitGraph, unit: Unit) -> list[int]:
-    return sorted({reader for value in unit.makes for reader in graph.values[value].readers})
-
-
-def _forward_readers(graph: UnitGraph, unit: Unit) -> list[int]:
-    return [reader for reader in _readers(graph, unit) if graph.units[reader].has_forward]
+def _forward_readers(graph: UnitGraph, unit: int) -> list[int]:
+    return [reader for reader in graph.readers[unit] if graph.units[reader].has_forward]
 
 
 def _guide_to(guides: dict[int, int], unit: int, guide: int | None) -> None:
@@ -140,12 +143,12 @@ def _guide_to(guides: dict[int, int], unit: int, guide: int | None) -> None:
 def _forward_guide(graph: UnitGraph, index: int, is_derived: bool) -> int | None:
     """Returns the unit that state, or what is derived from it, goes with."""
     unit = graph.units[index]
-    if is_derived and (forward := _forward_readers(graph, unit)):
+    if is_derived and (forward := _forward_readers(graph, index)):
         return forward[0]
     if unit.reads:
         heaviest = max(unit.reads, key=lambda value: graph.values[value].num_bytes)
         return graph.values[heaviest].home
-    return next(iter(_readers(graph, unit)), None)
+    return next(iter(graph.readers[index]), None)
 
 
 def _earliest(

@@ -14,7 +14,13 @@ from fxdevice.dag import NodeKind
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, divide_batch, find_batch
+from fxdevice.placers.batch import (
+    MIN_DIVIDED,
+    BatchDivision,
+    divide_batch,
+    find_batch,
+    varying_argument,
+)
 from fxdevice.placers.divided import divided_excess_bytes, divided_placement
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.units import unit_graph
@@ -121,6 +127,13 @@ def _check_memory(problem: PlacementProblem, placement: Placement) -> None:
 
 
 def _not_separable(problem: PlacementProblem, found: BatchDivision | None) -> PlacementError:
+    varying = varying_argument(problem.dag)
+    if varying is not None:
+        return PlacementError(
+            f"strategy='data' expected a batch of a fixed size; dimension "
+            f"{varying.varying_dims[0]} of the input {varying.name!r} varies. Compile with "
+            "dynamic=False, which makes a graph for every size, or use another strategy"
+        )
     if found is None:
         return PlacementError(
             "strategy='data' needs a batch: expected an input with two or more elements along its "

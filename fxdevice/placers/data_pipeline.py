@@ -8,7 +8,8 @@ Among all r and s the fastest by simulation is taken.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -16,10 +17,10 @@ from fxdevice.costs import CostTable
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, find_batch
+from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, find_batches
 from fxdevice.placers.divided import divided_excess_bytes, divided_seconds
-from fxdevice.placers.micro_batches import pipeline_seconds
 from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.pipeline_time import PipelineWork
 
 __all__ = ["place_data_pipeline"]
 
@@ -47,7 +48,7 @@ def place_data_pipeline(problem: PlacementProblem) -> Placement:
             f"strategy='data_pipeline' needs two or more replicas of two or more stages; found "
             f"{num_slots} slots. Use strategy='data' or strategy='pipeline'"
         )
-    found: list[tuple[float, Placement]] = []
+    found: list[Placement] = []
     refusals: list[str] = []
     for num_stages in shapes:
         try:
@@ -55,10 +56,12 @@ def place_data_pipeline(problem: PlacementProblem) -> Placement:
         except PlacementError as error:
             refusals.append(f"{num_slots // num_stages} replicas of {num_stages} stages: {error}")
             continue
-        found.append((divided_seconds(problem, placement), placement))
+        found.append(placement)
     if not found:
         raise PlacementError("; ".join(refusals))
-    return min(found, key=lambda pair: pair[0])[1]
+    if len(found) == 1:
+        return found[0]
+    return min(found, key=lambda placement: divided_seconds(problem, placement))
 
 
 def _placement(problem: PlacementProblem, num_stages: int) -> Placement:
@@ -69,14 +72,10 @@ def _placement(problem: PlacementProblem, num_stages: int) -> Placement:
     """
     num_replicas = len(problem.topology.slots) // num_stages
     stages = place_pipeline(_first_replica(problem, num_stages))
-    best = min(
-        _divisions(problem, num_replicas),
-        key=lambda pair: pipeline_seconds(problem, stages, pair[1].label_of, pair[0], num_replicas),
-        default=None,
-    )
-    if best is None or best[1].seconds_share < MIN_DIVIDED:
+    division = _best_division(problem, stages.slot_of, num_replicas)
+    if division is None or division.seconds_share < MIN_DIVIDED:
         raise PlacementError("the batch cannot be divided between the replicas")
-    num_pieces, division = best
+    num_pieces = len(division.shares)
     layout_of = {}
     for name, label in division.label_of.items():
         slots = tuple(
@@ -91,13 +90,21 @@ def _placement(problem: PlacementProblem, num_stages: int) -> Placement:
     return placement
 
 
-def _divisions(problem: PlacementProblem, num_replicas: int) -> Iterator[tuple[int, BatchDivision]]:
-    """Yields the divisions that give every replica the same number of pieces."""
-    for num_micro_batches in _MICRO_BATCHES:
-        num_pieces = num_replicas * num_micro_batches
-        division = find_batch(problem, num_pieces)
-        if division is not None and len(division.shares) == num_pieces:
-            yield num_pieces, division
+def _best_division(
+    problem: PlacementProblem, slot_of: Mapping[str, int], num_replicas: int
+) -> BatchDivision | None:
+    """Returns the fastest division that gives every replica the same number of pieces."""
+    known: dict[int, PipelineWork] = {}
+    best, best_s = None, math.inf
+    counts = [num_replicas * num_micro_batches for num_micro_batches in _MICRO_BATCHES]
+    for count, division in sorted(find_batches(problem, counts).items()):
+        labels = division.label_of
+        if id(labels) not in known:
+            known[id(labels)] = PipelineWork(problem, slot_of, labels)
+        seconds = known[id(labels)].seconds(count, num_replicas=num_replicas)
+        if len(division.shares) == count and seconds < best_s:
+            best, best_s = division, seconds
+    return best
 
 
 def _first_replica(problem: PlacementProblem, num_stages: int) -> PlacementProblem:

@@ -31,10 +31,7 @@ class GroupFinder:
         self._slots = slots
         self._budget = _WORK_PER_UNIT * (len(graph.units) + 1)
         values = graph.values
-        self._readers = [
-            sorted({reader for value in unit.makes for reader in values[value].readers})
-            for unit in graph.units
-        ]
+        self._readers = graph.readers
         self._makers = [
             sorted({values[value].home for value in unit.reads}) for unit in graph.units
         ]

@@ -20,7 +20,8 @@ from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.chain import derived_from_state
 from fxdevice.placers.fill import Rule, fill, state_pins
 from fxdevice.placers.infeasible import no_pipeline
-from fxdevice.placers.memory import excess_bytes, memory_limits
+from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.reasons import reasons
 from fxdevice.placers.refine import Goal, refine
 from fxdevice.placers.stages import BALANCE, StagePlan

@@ -1,4 +1,4 @@
-"""What a stage of a chain costs: seconds, bytes, and transfers into it."""
+"""What a stage of a chain costs: seconds and bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from fxdevice.placers.chain import Chain
 from fxdevice.placers.memory import Limits, working_bytes
-from fxdevice.placers.transfers import price_tables
 
 __all__ = ["StageModel"]
 
@@ -18,24 +17,26 @@ _Number = TypeVar("_Number", int, float)
 
 
 class StageModel:
-    """Answers, for stage j with the elements start..stop-1, what it takes to run it on slot j.
+    """Answers, for stage j with the elements start..stop-1, what it takes to run it on its slot.
 
-    Fixed units load their slots no matter where the cuts are. Sums are differences of prefix sums
-    and the working memory is a maximum over a range, so one answer takes constant time.
+    That is slot j, or j modulo the number of slots where slots have several stages. Fixed units
+    load their slots no matter where the cuts are, each stage of a slot with an equal part. Sums are
+    differences of prefix sums and the working memory is a maximum over a range, so one answer takes
+    constant time.
 
     Attributes:
         chain: The elements.
-        limits: Most bytes of every slot.
+        num_stages: Number of stages, a multiple of the number of slots.
+        limits: Most bytes of every stage.
         has_state_for_all: True when there is state for every slot.
         has_work: For every element whether it takes time on all slots.
     """
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, stages_per_slot: int = 1) -> None:
         self.chain = chain
-        graph = chain.graph
-        self.limits: Limits = (None,) * graph.num_slots
-        self._index_units()
-        self._index_values()
+        self.num_stages = stages_per_slot * chain.graph.num_slots
+        self.limits: Limits = (None,) * self.num_stages
+        self._index_units(stages_per_slot)
 
     def cost(self, stage: int, start: int, stop: int) -> float:
         """Returns the seconds of a stage; infinite when its slot lacks the memory."""
@@ -82,44 +83,7 @@ class StageModel:
             ),
         )
 
-    def prices(self, stage: int, start: int, stops: Sequence[int]) -> list[int]:
-        """Returns the price of the transfers into a stage, for each of its possible ends.
-
-        A value is transferred into the stage when a unit of the stage reads it and it is made
-        elsewhere. One sweep over the elements answers all ends.
-        """
-        if not stops:
-            return []
-        weights = self._weights[stage]
-        seen, inside = bytearray(self._read_on[stage]), bytearray(self._made_on[stage])
-        total = self._fixed_price[stage]
-        found, done = [], start
-        for stop in stops:
-            for item in range(done, stop):
-                for value in self._made_by[item]:
-                    inside[value] = 1
-                    total -= weights[value] if seen[value] else 0
-                for value in self._read_by[item]:
-                    if not seen[value]:
-                        seen[value] = 1
-                        total += 0 if inside[value] else weights[value]
-            done = stop
-            found.append(total)
-        return found
-
-    def crossing_prices(self) -> list[int]:
-        """Returns for every cut position the price of the values whose use it interrupts."""
-        changes = [0] * (len(self.chain.elements) + 2)
-        weights = self._weights[min(1, len(self._weights) - 1)]
-        for value, weight in zip(self.chain.graph.values, weights, strict=True):
-            units = (value.home, *value.readers)
-            found = [self.chain.element_of[u] for u in units if self.chain.fixed[u] is None]
-            if found:
-                changes[min(found) + 1] += weight
-                changes[max(found) + 1] -= weight
-        return _prefix_sums(changes)[1:-1]
-
-    def _index_units(self) -> None:
+    def _index_units(self, stages_per_slot: int) -> None:
         chain, graph = self.chain, self.chain.graph
         num_items, slots = len(chain.elements), range(graph.num_slots)
         seconds = [[0.0] * num_items for _ in slots]
@@ -127,7 +91,7 @@ class StageModel:
         self._fixed_s = [0.0 for _ in slots]
         self._fixed_bytes = list(graph.problem.resident_bytes or (0 for _ in slots))
         self._fixed_working = [0 for _ in slots]
-        touched = working_bytes(graph.problem.dag)
+        touched = graph.problem.dag.derived(working_bytes)
         for unit, element, fixed in zip(graph.units, chain.element_of, chain.fixed, strict=True):
             unit_working = max(touched.get(node.name, 0) for node in unit.nodes)
             if fixed is None:
@@ -146,40 +110,12 @@ class StageModel:
         }
         self.has_state_for_all = len(homes) >= graph.num_slots
         self.has_work = [all(row[item] > 0 for row in seconds) for item in range(num_items)]
-        self._seconds = [_prefix_sums(row) for row in seconds]
+        self._seconds = [_prefix_sums(row) for row in seconds] * stages_per_slot
         self._lasting = _prefix_sums(lasting)
         self._working = _RangeMaximum(working)
-
-    def _index_values(self) -> None:
-        chain, values = self.chain, self.chain.graph.values
-        tables = price_tables(chain.graph)
-        slots = range(chain.graph.num_slots)
-        self._made_by: list[list[int]] = [[] for _ in chain.elements]
-        self._read_by: list[list[int]] = [[] for _ in chain.elements]
-        self._made_on = [bytearray(len(values)) for _ in slots]
-        self._read_on = [bytearray(len(values)) for _ in slots]
-        self._weights: list[list[int]] = [[] for _ in slots]
-        for index, value in enumerate(values):
-            home = chain.fixed[value.home]
-            if home is None:
-                self._made_by[chain.element_of[value.home]].append(index)
-            else:
-                self._made_on[home][index] = 1
-            for reader in value.readers:
-                slot = chain.fixed[reader]
-                if slot is None:
-                    self._read_by[chain.element_of[reader]].append(index)
-                else:
-                    self._read_on[slot][index] = 1
-            for slot in slots:
-                # The slot that a free value comes from is not known yet: take the one before.
-                guess = (slot - 1 if slot else min(1, slots[-1])) if home is None else home
-                self._weights[slot].append(tables[index][guess][slot])
-
-        self._fixed_price = [
-            sum(w for w, r, m in zip(weights, read, made, strict=True) if r and not m)
-            for weights, read, made in zip(self._weights, self._read_on, self._made_on, strict=True)
-        ]
+        self._fixed_s = [s / stages_per_slot for s in self._fixed_s] * stages_per_slot
+        self._fixed_bytes = [-(-b // stages_per_slot) for b in self._fixed_bytes] * stages_per_slot
+        self._fixed_working *= stages_per_slot
 
 
 def _prefix_sums(items: Sequence[_Number]) -> list[_Number]:
@@ -194,7 +130,7 @@ class _RangeMaximum:
         width = 1
         while 2 * width <= len(items):
             row = self._rows[-1]
-            self._rows.append([max(pair) for pair in zip(row, row[width:], strict=False)])
+            self._rows.append(list(map(max, row, row[width:])))
             width *= 2
 
     def between(self, start: int, stop: int) -> int:

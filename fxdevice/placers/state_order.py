@@ -10,24 +10,28 @@ hold a list themselves and more than the share of one slot, or fit no slots othe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, pairwise
 from types import MappingProxyType
 
 from fxdevice.errors import PlacementError
 from fxdevice.placers.chain_partition import min_bottleneck_cuts
+from fxdevice.together import outermost
 
 __all__ = ["place_state_in_order"]
 
 
 def place_state_in_order(
-    state: Sequence[tuple[str, int]], limits_bytes: Sequence[int | None]
+    state: Sequence[tuple[str, int]],
+    limits_bytes: Sequence[int | None],
+    together: Collection[str] = (),
 ) -> Mapping[str, int]:
     """Returns the slot of every tensor.
 
     Args:
         state: Qualified name and bytes of every tensor, in the order of registration.
         limits_bytes: For every slot the most bytes it may take; None for no limit.
+        together: Qualified names of modules whose tensors must share a slot.
 
     Raises:
         PlacementError: No cut fits the limits.
@@ -35,7 +39,8 @@ def place_state_in_order(
     if not state:
         return MappingProxyType({})
     modules = [_owner(name) for name, _ in state]
-    for block_of_tensor in (_blocks(state, len(limits_bytes)), modules):
+    for blocks in (_blocks(state, len(limits_bytes)), modules):
+        block_of_tensor = [outermost(b, together) or b for b in blocks]
         sizes = _sizes(block_of_tensor, state)
         cuts = _cuts(list(sizes.values()), limits_bytes)
         if cuts is not None:

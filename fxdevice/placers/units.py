@@ -8,14 +8,18 @@ and of nodes that are no tensors are no values in this sense: they never draw a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
 
 __all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,7 @@ class Unit:
         reads: Indices of the values of other units that it reads.
         makes: Indices of the values that it makes.
         has_forward: True when an operation of the forward pass belongs to it.
+        has_state: True when a parameter or buffer belongs to it.
     """
 
     nodes: tuple[DagNode, ...]
@@ -40,16 +45,12 @@ class Unit:
     reads: tuple[int, ...]
     makes: tuple[int, ...]
     has_forward: bool
+    has_state: bool
 
     @property
     def name(self) -> str:
         """Name of the leader."""
         return self.nodes[0].name
-
-    @property
-    def has_state(self) -> bool:
-        """True when a parameter or buffer belongs to it."""
-        return any(node.kind is NodeKind.STATE for node in self.nodes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Value:
     is_state: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class UnitGraph:
     """All units and values of a problem.
 
@@ -96,6 +97,31 @@ class UnitGraph:
         """Returns the slot of every node, given that of every unit."""
         return {name: slots[unit] for name, unit in self.unit_of.items()}
 
+    def derived(self, analysis: Callable[[UnitGraph], _T]) -> _T:
+        """Returns what an analysis finds in this graph, computed when first asked for.
+
+        Args:
+            analysis: A pure function of nothing but the graph.
+        """
+        known = self._derived
+        if analysis not in known:
+            known[analysis] = analysis(self)
+        return cast(_T, known[analysis])
+
+    @cached_property
+    def _derived(self) -> dict[Callable[[UnitGraph], Any], Any]:
+        return {}
+
+    @cached_property
+    def readers(self) -> tuple[tuple[int, ...], ...]:
+        """For every unit the units that read a value of it, in order."""
+        return tuple(
+            self.values[unit.makes[0]].readers
+            if len(unit.makes) == 1
+            else tuple(sorted({r for value in unit.makes for r in self.values[value].readers}))
+            for unit in self.units
+        )
+
 
 def unit_graph(problem: PlacementProblem) -> UnitGraph:
     """Gathers the nodes of a problem into units.
@@ -103,6 +129,10 @@ def unit_graph(problem: PlacementProblem) -> UnitGraph:
     Raises:
         PlacementError: There is no slot, a pin names no node, or names a slot that does not exist.
     """
+    return problem.derived(_unit_graph)
+
+
+def _unit_graph(problem: PlacementProblem) -> UnitGraph:
     _check_pins(problem)
     dag = problem.dag
     members: dict[str, list[DagNode]] = {}
@@ -184,18 +214,17 @@ def _unit(
     makes: tuple[int, ...],
     forward: frozenset[str],
 ) -> Unit:
-    slots = range(len(problem.topology.slots))
     pins = [problem.pins[node.name] for node in nodes if node.name in problem.pins]
+    rows = [problem.costs.seconds_of[node.name] for node in nodes]
     return Unit(
         nodes=nodes,
         pin=pins[0] if pins else None,
-        seconds=tuple(
-            sum(problem.costs.seconds(node.name, slot) for node in nodes) for slot in slots
-        ),
+        seconds=rows[0] if len(rows) == 1 else tuple(map(sum, zip(*rows, strict=True))),
         fixed_bytes=sum(fixed_bytes(node) for node in nodes),
         reads=reads,
         makes=makes,
         has_forward=any(node.name in forward for node in nodes),
+        has_state=any(node.kind is NodeKind.STATE for node in nodes),
     )
 
 

@@ -76,11 +76,15 @@ class _Layout:
 
     shares: list[int]
     slots: list[int]
+    lap: int = 0
 
 
 @dataclass(frozen=True)
 class _Graph:
-    """Nodes name their reason and layout by position: both repeat from node to node."""
+    """Nodes name their reason and layout by position: both repeat from node to node.
+
+    When `is_ordered`, they stand in the order in which they are to run.
+    """
 
     __pydantic_config__ = _STRICT
 
@@ -90,6 +94,7 @@ class _Graph:
     reasons: list[str]
     layouts: list[_Layout]
     nodes: dict[str, list[int]]
+    is_ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,22 +192,26 @@ def _format_of(content: bytes) -> object:
 def _graph_form(graph: GraphPlan) -> dict[str, Any]:
     placement = graph.placement
     reasons: dict[str, int] = {}
-    layouts: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {}
+    layouts: dict[tuple[tuple[int, ...], tuple[int, ...], int], int] = {}
     nodes: dict[str, list[int]] = {}
-    for name, slot in placement.slot_of.items():
+    for name in placement.order or placement.slot_of:
+        slot = placement.slot_of[name]
         reason = placement.reason_of.get(name, "")
         nodes[name] = [slot, reasons.setdefault(reason, len(reasons))]
         layout = placement.layout_of.get(name)
         if layout is not None:
-            key = (layout.shares, layout.slots)
+            key = (layout.shares, layout.slots, layout.lap)
             nodes[name] += [layout.label, layouts.setdefault(key, len(layouts))]
     return {
         "label": graph.label,
         "fingerprint": graph.fingerprint,
         "num_calls": graph.num_calls,
         "reasons": list(reasons),
-        "layouts": [{"shares": shares, "slots": slots} for shares, slots in layouts],
+        "layouts": [
+            {"shares": shares, "slots": slots, "lap": lap} for shares, slots, lap in layouts
+        ],
         "nodes": nodes,
+        "is_ordered": bool(placement.order),
     }
 
 
@@ -218,9 +227,12 @@ def _graph(form: _Graph, num_slots: int) -> GraphPlan:
             layout = _at(form.layouts, entry[3], where)
             if len(layout.shares) != len(layout.slots) or min(layout.shares, default=0) < 1:
                 raise PlanError(f"the plan gives {where} shares that do not fit its slots")
+            if layout.lap < 0:
+                raise PlanError(f"the plan gives {where} lap {layout.lap}; expected 0 or more")
             slots = tuple(_slot(slot, num_slots, where) for slot in layout.slots)
-            layout_of[name] = Layout(entry[2], tuple(layout.shares), slots)
-    placement = Placement(slot_of, reason_of, layout_of)
+            layout_of[name] = Layout(entry[2], tuple(layout.shares), slots, layout.lap)
+    order = tuple(form.nodes) if form.is_ordered else ()
+    placement = Placement(slot_of, reason_of, layout_of, order=order)
     return GraphPlan(form.label, form.fingerprint, form.num_calls, placement)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fxdevice.plans.parts import Candidate, Prediction
     from fxdevice.plans.plan import Plan
 
-__all__ = ["difference", "format_seconds", "full"]
+__all__ = ["difference", "format_seconds", "full", "why_not"]
 
 _MAX_ROWS = 20
 """Rows of a list that are written out; a large model has hundreds of modules."""
@@ -52,6 +52,26 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
+def why_not(strategy: str, seconds: float | None, refusal: str, *, fastest_s: float) -> str:
+    """Returns why a strategy was not chosen.
+
+    >>> why_not("data", 0.003, "", fastest_s=0.002)
+    'not data: 3 ms, 1.50x as long'
+
+    Args:
+        strategy: Its name.
+        seconds: What it would take; None when that is not known.
+        refusal: Why it cannot be used; empty when it can.
+        fastest_s: What the chosen one takes.
+    """
+    if seconds is None:
+        return f"not {strategy}: {refusal}"
+    time = format_seconds(seconds)
+    if refusal:
+        return f"not {strategy}: {time}, but {refusal}"
+    return f"not {strategy}: {time}, {seconds / max(fastest_s, 1e-12):.2f}x as long"
+
+
 def _lines(plan: Plan) -> Iterator[str]:
     what = "forward and backward" if plan.training else "forward"
     yield f"{plan.model} on {len(plan.topology.slots)} slots: {_devices(plan)}"
@@ -78,15 +98,13 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _candidate(plan: Plan, candidate: Candidate) -> str:
-    if candidate.prediction is None:
-        return f"not {candidate.strategy}: {candidate.refusal}"
-    time = _time(candidate.prediction)
-    if candidate.strategy == plan.strategy:
-        return f"{candidate.strategy}: {time}, the fastest that fits"
-    if candidate.refusal:
-        return f"not {candidate.strategy}: {time}, but {candidate.refusal}"
-    ratio = candidate.prediction.makespan_s / max(plan.prediction.makespan_s, 1e-12)
-    return f"not {candidate.strategy}: {time}, {ratio:.2f}x as long"
+    found = candidate.prediction
+    if found is not None and candidate.strategy == plan.strategy:
+        return f"{candidate.strategy}: {_time(found)}, the fastest that fits"
+    seconds = None if found is None else found.makespan_s
+    return why_not(
+        candidate.strategy, seconds, candidate.refusal, fastest_s=plan.prediction.makespan_s
+    )
 
 
 def _devices(plan: Plan) -> str:

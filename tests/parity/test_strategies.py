@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,11 +40,11 @@ class Block(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Two blocks and a head: the mean loss of labels, some ignored, and the scores."""
+    """Blocks and a head: the mean loss of labels, some ignored, and the scores."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_blocks: int = 2) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([Block(), Block()])
+        self.blocks = nn.ModuleList(Block() for _ in range(num_blocks))
         self.head = nn.Linear(WIDTH, 8)
 
     def forward(self, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,6 +123,37 @@ def test_planned_micro_batches(num_devices: int) -> None:
     assert_same_as_one_device(placed, plain, 7)
     forward = fxdevice.report(placed).graphs[0]
     assert all(slot.num_partitions > 2 for slot in forward.slots), "one partition a micro-batch"
+
+
+@pytest.mark.parametrize(("num_devices", "training"), [(2, True), (3, True), (2, False)])
+def test_planned_interleaved_stages(num_devices: int, training: bool, tmp_path: Path) -> None:
+    plain = Classifier(num_blocks=6).double().train(training)
+    placed = copy.deepcopy(plain)
+    slow = fxdevice.DeviceSpec("slow", {"float64": 1e6}, 1e9, launch_s=1e-9)
+    fxdevice.plan(
+        placed,
+        *inputs(8),
+        devices=[slow] * num_devices,
+        link=fxdevice.Link(1e-6, 1e12),
+        strategy="pipeline",
+        training=training,
+        inner="eager",
+    ).save(tmp_path / "plan.json")
+    plan = fxdevice.Plan.load(tmp_path / "plan.json")
+    laps = {layout.lap for layout in plan.graphs[0].placement.layout_of.values()}
+    assert len(laps) > 1, "several stages on every slot"
+    devices = [f"fxsim:{index}" for index in range(num_devices)]
+    fxdevice.compile(placed, devices, inner="eager", plan=plan)
+    if training:
+        assert_same_as_one_device(placed, plain, 8)
+    else:
+        with torch.no_grad():
+            x, labels = inputs(8)
+            assert largest_relative_difference(placed(x, labels), plain(x, labels)) <= 1e-12
+    count = len(next(iter(plan.graphs[0].placement.layout_of.values())).shares)
+    forward = fxdevice.report(placed).graphs[0]
+    visits = count * len(laps)
+    assert all(slot.num_partitions >= visits for slot in forward.slots), "one for each of these"
 
 
 def test_another_batch_size() -> None:

@@ -7,20 +7,22 @@ from dataclasses import replace
 import pytest
 
 from fxdevice.dag import NodeKind
+from fxdevice.dims import OpDims
 from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.batch import find_batch
+from fxdevice.placers import micro_batches
+from fxdevice.placers.batch import divide_batch, even_shares, find_batch, find_batches
 from fxdevice.placers.data_pipeline import place_data_pipeline
 from fxdevice.placers.divided import divided_seconds
 from fxdevice.placers.micro_batches import (
     best_micro_batches,
-    pipeline_seconds,
     place_micro_batched,
     with_micro_batches,
 )
 from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.pipeline_time import PipelineWork
 from fxdevice.topology import Link
-from tests.placers.test_data import chain, problem
+from tests.placers.test_data import NONE, chain, problem
 
 
 def large(num_slots: int = 2, num_layers: int = 8) -> PlacementProblem:
@@ -28,7 +30,10 @@ def large(num_slots: int = 2, num_layers: int = 8) -> PlacementProblem:
 
 
 @pytest.mark.parametrize("num_slots", [2, 4])
-def test_micro_batches_keep_the_stages_busy(num_slots: int) -> None:
+def test_micro_batches_keep_the_stages_busy(
+    num_slots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(micro_batches, "MAX_STAGES_PER_SLOT", 1)
     drawn = large(num_slots)
     stages = place_pipeline(drawn)
     placed = best_micro_batches(drawn, stages)
@@ -50,10 +55,30 @@ def test_the_estimate_is_what_the_simulation_says(num_pieces: int) -> None:
     stages = place_pipeline(free)
     division = find_batch(free, num_pieces)
     assert division is not None
-    estimate_s = pipeline_seconds(free, stages, division.label_of, num_pieces)
+    estimate_s = PipelineWork(free, stages.slot_of, division.label_of).seconds(num_pieces)
     simulated_s = divided_seconds(free, with_micro_batches(stages, division))
     # The simulation also joins the pieces of the result.
     assert estimate_s == pytest.approx(simulated_s, rel=0.01)
+
+
+def test_batches_of_several_counts_are_those_of_each() -> None:
+    nodes = chain(batch=48, width=16, num_layers=2)
+    last = nodes[-1]
+    # Rows in eight groups of six: eight pieces can cut the groups, sixteen and three cannot.
+    grouped = replace(
+        last,
+        name="grouped",
+        inputs=(last.name,),
+        shape=(8, 6, 16),
+        dims=OpDims({last.name: (0, 1)}, ((0, None, 1),), NONE),
+    )
+    drawn = problem([*nodes, grouped])
+    found = find_batches(drawn, (2, 3, 8, 16, 32))
+    for count, division in found.items():
+        assert division.shares == even_shares(48, count)
+        each = divide_batch(drawn, division.batch, division.shares)
+        assert division.label_of == each.label_of
+        assert ("grouped" in division.label_of) == (count in (2, 8))
 
 
 def test_small_work_is_not_worth_many_launches() -> None:

@@ -8,6 +8,7 @@ from fxdevice.placement import PlacementProblem
 from fxdevice.placers.chain import build_chain
 from fxdevice.placers.memory import needed_memory
 from fxdevice.placers.stage_model import StageModel
+from fxdevice.placers.stage_prices import StagePrices
 from fxdevice.placers.transfers import TransferLedger
 from fxdevice.placers.units import unit_graph
 from tests.placers import oracle
@@ -32,7 +33,7 @@ def test_stages_take_the_time_of_their_nodes(
 ) -> None:
     model = models(problem)
     cuts = draw_cuts(data, model)
-    slot_of = model.chain.graph.slot_of(model.chain.slots(cuts))
+    slot_of = model.chain.graph.slot_of(model.chain.stages(cuts))
     for stage, expected_s in enumerate(oracle.loads_s(problem, slot_of)):
         assert model.cost(stage, cuts[stage], cuts[stage + 1]) == pytest.approx(expected_s)
 
@@ -41,7 +42,7 @@ def test_stages_take_the_time_of_their_nodes(
 def test_bytes_of_stages_are_a_lower_bound(problem: PlacementProblem, data: st.DataObject) -> None:
     model = models(problem)
     cuts = draw_cuts(data, model)
-    slot_of = model.chain.graph.slot_of(model.chain.slots(cuts))
+    slot_of = model.chain.graph.slot_of(model.chain.stages(cuts))
     for stage, memory in enumerate(needed_memory(problem, slot_of)):
         estimate = model.num_bytes(stage, cuts[stage], cuts[stage + 1])
         assert memory.total_bytes - memory.working_bytes <= estimate
@@ -59,11 +60,12 @@ def test_prices_of_stages_add_up_to_all_transfers(
     cuts = draw_cuts(data, model)
     if 1 < len(devices) < len(problem.topology.slots):
         return  # A stage does not know the device that a value comes from.
+    prices = StagePrices(model.chain, cuts, len(cuts) - 1)
     found = sum(
-        model.prices(stage, start, [stop])[0]
+        prices.into(stage, start, [stop])[0]
         for stage, (start, stop) in enumerate(itertools.pairwise(cuts))
     )
-    assert found == TransferLedger(model.chain.graph, model.chain.slots(cuts)).total
+    assert found == TransferLedger(model.chain.graph, model.chain.stages(cuts)).total
 
 
 @given(problems(), st.data())
@@ -74,9 +76,14 @@ def test_prices_of_several_ends_equal_those_of_each(
     num_items = len(model.chain.elements)
     start = data.draw(st.integers(0, num_items))
     stops = list(range(start, num_items + 1))
-    for stage in range(model.chain.graph.num_slots):
-        each = [model.prices(stage, start, [stop])[0] for stop in stops]
-        assert model.prices(stage, start, stops) == each
+    num_stages = model.chain.graph.num_slots
+    prices = StagePrices(model.chain, stops, num_stages)
+    for stage in range(num_stages):
+        each = [
+            StagePrices(model.chain, {start, stop}, num_stages).into(stage, start, [stop])[0]
+            for stop in stops
+        ]
+        assert prices.into(stage, start, stops) == each
 
 
 @given(problems(has_pins=False))
