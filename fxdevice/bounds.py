@@ -16,6 +16,10 @@ the larger of two:
 
   The weights are improved by a few steps towards the queues that this minimum loads most.
 
+The second holds for divided operations too, when it is summed over single operations that may be on
+any slot (`work_bound_s`): every piece takes at least its share of the time that the whole operation
+takes on the slot of the piece.
+
 Source: the critical path is that of Topcuoglu, Hariri, Wu, "Performance-effective and
 low-complexity task scheduling", IEEE TPDS 13(3), 2002 (section 4), with transfers; the second is
 Lagrangian duality for unrelated machines, as in Lenstra, Shmoys, Tardos, "Approximation algorithms
@@ -29,12 +33,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from fxdevice.dag import DagNode, NodeKind
+from fxdevice.indexed import is_generator, is_task
 from fxdevice.placement import PlacementProblem
-from fxdevice.topology import Topology
-from fxdevice.views import Roots, find_roots, is_generator, is_task
-from fxdevice.workload import device_of_slots
+from fxdevice.topology import Topology, device_of_slots
+from fxdevice.views import Roots, find_roots
 
-__all__ = ["Delays", "allowed_slots", "least_moved_bytes", "lower_bound_s"]
+__all__ = ["Delays", "allowed_slots", "least_moved_bytes", "lower_bound_s", "work_bound_s"]
 
 _ROUNDING = 1e-9
 """Share of the bound that is given up, so that rounding cannot lift it above a makespan."""
@@ -54,7 +58,25 @@ def lower_bound_s(problem: PlacementProblem) -> float:
         return 0.0
     allowed = allowed_slots(problem)
     path_s = _critical_path_s(problem, allowed)
-    return max(path_s, _work_s(problem, allowed)) * (1.0 - _ROUNDING)
+    rows = _work_rows(problem, allowed)
+    return max(path_s, _work_s(rows, problem.topology)) * (1.0 - _ROUNDING)
+
+
+def work_bound_s(problem: PlacementProblem) -> float:
+    """Returns seconds below which no makespan can be, of whole operations or of divided ones.
+
+    Pins and memory limits are left out.
+
+    Complexity: linear in the number of nodes, times the number of slots.
+    """
+    if not problem.topology.slots:
+        return 0.0
+    rows = Counter(
+        tuple(problem.costs.seconds_of[node.name])
+        for node in problem.dag
+        if is_task(node) and not is_generator(node)
+    )
+    return _work_s(rows, problem.topology) * (1.0 - _ROUNDING)
 
 
 def allowed_slots(problem: PlacementProblem) -> Mapping[str, tuple[int, ...]]:
@@ -191,10 +213,14 @@ class _CriticalPath:
         return self._arrival[read]
 
 
-def _work_s(problem: PlacementProblem, allowed: Mapping[str, tuple[int, ...]]) -> float:
-    """Returns the best bound of the few weights that are tried; each of them gives a bound."""
-    rows = _work_rows(problem, allowed)
-    queue_of = _queue_of(problem.topology)
+def _work_s(rows: Mapping[tuple[float, ...], int], topology: Topology) -> float:
+    """Returns the best bound of the few weights that are tried; each of them gives a bound.
+
+    Args:
+        rows: How much work takes the same seconds on every slot.
+        topology: The slots.
+    """
+    queue_of = _queue_of(topology)
     num_queues = max(queue_of) + 1
     speeds = [0.0] * num_queues
     for slot, queue in enumerate(queue_of):

@@ -30,8 +30,7 @@ from fxdevice.bounds import Delays
 from fxdevice.exact_channels import Choices, add_channels
 from fxdevice.exact_steps import Question, Read
 from fxdevice.exact_symmetry import equal_slots
-from fxdevice.topology import Topology
-from fxdevice.workload import device_of_slots
+from fxdevice.topology import Topology, device_of_slots
 
 __all__ = ["Solution", "solve"]
 

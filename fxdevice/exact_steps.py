@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from fxdevice.bounds import least_moved_bytes
 from fxdevice.dag import NodeKind
+from fxdevice.indexed import is_generator, is_task
 from fxdevice.placement import PlacementProblem
-from fxdevice.views import find_roots, is_generator, is_task
+from fxdevice.views import find_roots
 
 __all__ = ["Question", "Read", "Step", "StepGraph", "Value", "step_graph"]
 

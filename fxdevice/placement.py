@@ -5,17 +5,23 @@ The word is the device-placement literature's. It is not DTensor's `Placement` (
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 from fxdevice.costs import CostTable
-from fxdevice.dag import Dag
+from fxdevice.dag import Dag, NodeKind
 from fxdevice.dims import Layout
+from fxdevice.errors import PlacementError
 from fxdevice.memory_model import MemoryOptions
 from fxdevice.topology import Topology
 
-__all__ = ["Placement", "PlacementProblem"]
+__all__ = ["Placement", "PlacementProblem", "ordered_problem"]
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,39 @@ class PlacementProblem:
     resident_bytes: tuple[int, ...] = ()
     memory: MemoryOptions = field(default_factory=MemoryOptions)
 
+    def for_last(self, analysis: Callable[[PlacementProblem, _A], _T], placed: _A) -> _T:
+        """Returns what an analysis finds for one way to place this problem.
+
+        A placer looks at what it proposes, and then its proposal is judged: what was found for
+        the last argument is kept, so that nothing is done twice.
+
+        Args:
+            analysis: A pure function.
+            placed: Its argument, such as a placement; known again by its identity.
+        """
+        known = self._last.get(analysis)
+        if known is None or known[0] is not placed:
+            known = self._last[analysis] = (placed, analysis(self, placed))
+        return cast(_T, known[1])
+
+    def derived(self, analysis: Callable[[PlacementProblem], _T]) -> _T:
+        """Returns what an analysis finds in this problem, computed when first asked for.
+
+        Args:
+            analysis: A pure function of nothing but the problem.
+        """
+        if analysis not in self._derived:
+            self._derived[analysis] = analysis(self)
+        return cast(_T, self._derived[analysis])
+
+    @cached_property
+    def _derived(self) -> dict[Callable[..., Any], Any]:
+        return {}
+
+    @cached_property
+    def _last(self) -> dict[Callable[..., Any], tuple[Any, Any]]:
+        return {}
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -53,9 +92,38 @@ class Placement:
             a node is the slot where it is made whole when something needs it whole.
         round_of: Round of every node of an expanded graph (see `fxdevice.pieces.Instance`), 0 for
             those that are left out. What is in different rounds runs in different partitions.
+        order: The STATE and COMPUTE nodes in the order in which they are to run; empty for the
+            order of the Dag. Each comes after what it reads.
     """
 
     slot_of: Mapping[str, int]
     reason_of: Mapping[str, str]
     layout_of: Mapping[str, Layout] = field(default_factory=lambda: MappingProxyType({}))
     round_of: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    order: tuple[str, ...] = ()
+
+
+def ordered_problem(problem: PlacementProblem, order: tuple[str, ...]) -> PlacementProblem:
+    """Returns the same problem with its nodes in another order, inputs first.
+
+    Args:
+        problem: What was placed.
+        order: `Placement.order`.
+
+    Raises:
+        PlacementError: It does not name every node once, or a node comes before one that it reads.
+    """
+    if not order:
+        return problem
+    by_name = problem.dag.by_name
+    inputs = [node for node in problem.dag if node.kind is NodeKind.INPUT]
+    if len(inputs) + len(order) != len(by_name) or not by_name.keys() >= set(order):
+        raise PlacementError(
+            f"expected an order of the {len(by_name) - len(inputs)} nodes that have a slot; found "
+            f"{len(order)} names. Plan the model anew"
+        )
+    try:
+        dag = Dag((*inputs, *(by_name[name] for name in order)))
+    except ValueError as error:
+        raise PlacementError(f"the order of a placement cannot be run: {error}") from error
+    return replace(problem, dag=dag)

@@ -9,11 +9,14 @@ import math
 import pytest
 from hypothesis import given
 
-from fxdevice.bounds import lower_bound_s
-from fxdevice.costs import CostTable
+from benchmarks.planning.speed import decoder
+from fxdevice.bounds import lower_bound_s, work_bound_s
+from fxdevice.choose import try_strategies
+from fxdevice.costs import CostTable, estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.placement import PlacementProblem
 from fxdevice.simulate import simulate
+from fxdevice.topologies import uniform
 from fxdevice.topology import Link, Slot, Topology
 from fxdevice.workload import build_workload
 from tests.planner_cases import Case, placed_problems
@@ -110,3 +113,23 @@ def test_of_all_placements_the_best_meets_the_bound_of_equal_branches() -> None:
         for slots in itertools.product(range(2), repeat=4)
     )
     assert lower_bound_s(problem) == pytest.approx(best_s)
+
+
+@pytest.mark.parametrize("strategy", ["single", "data", "tensor", "pipeline", "branch"])
+@pytest.mark.parametrize("num_devices", [2, 4])
+def test_no_strategy_needs_less_than_the_work_takes(strategy: str, num_devices: int) -> None:
+    dag = decoder(30)
+    topology = uniform(f"{num_devices}xH100-80GB", "nvlink4")
+    problem = PlacementProblem(dag, topology, estimate_costs(dag, topology))
+    (trial,) = try_strategies(problem, (strategy,))
+    assert trial.evaluation is not None
+    one_slot_s = sum(problem.costs.seconds(node.name, 0) for node in dag)
+    assert work_bound_s(problem) == pytest.approx(one_slot_s / num_devices)
+    assert work_bound_s(problem) <= trial.evaluation.makespan_s
+
+
+@given(placed_problems(are_limited=False))
+def test_work_is_no_more_than_the_bound_of_whole_operations(case: Case) -> None:
+    problem, slot_of = case
+    schedule = simulate(build_workload(problem, slot_of), problem.topology)
+    assert work_bound_s(problem) <= schedule.makespan_s

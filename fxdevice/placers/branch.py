@@ -5,8 +5,11 @@ ends as early as possible within the memory limits:
 
     1. Coarsen the graph (`coarsen`).
     2. Search from coarse to fine with list scheduling and local search (`branch_search`).
-    3. Simulate the best few placements node by node, with everything on one slot among them, and
-       take the fastest that fits.
+    3. Simulate the best few placements node by node, in the order of the program and as dispatched
+       (`dispatch`), with everything on one slot among them, and take the fastest that fits.
+
+When nearly all operations wait for each other, and everything fits on one slot, there is nothing to
+search for.
 
 The search counts what is kept for as long as the model runs, but not working memory. When the best
 placement turns out not to fit, what it lacks is set aside and the search is made again.
@@ -14,18 +17,20 @@ placement turns out not to fit, what it lacks is set aside and the search is mad
 
 from __future__ import annotations
 
-import gc
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fxdevice.collector import without_collection
 from fxdevice.errors import PlacementError
-from fxdevice.placement import Placement, PlacementProblem
+from fxdevice.placement import Placement, PlacementProblem, ordered_problem
 from fxdevice.placers.branch_search import Candidate, levels, search
 from fxdevice.placers.coarse_graph import CoarseGraph
-from fxdevice.placers.memory import excess_bytes, memory_limits
+from fxdevice.placers.coarse_time import CoarseTime
+from fxdevice.placers.dispatch import program_order
+from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.reasons import reasons
 from fxdevice.placers.units import UnitGraph, unit_graph
 from fxdevice.simulate import simulate
@@ -33,10 +38,13 @@ from fxdevice.workload import build_workload
 
 __all__ = ["place_branch"]
 
+_LITTLE = 1e-3
+"""Share of a makespan that is not worth a search, or another order."""
+
 _MAX_ATTEMPTS = 4
 """Searches with more and more memory set aside."""
 
-_MAX_JUDGED = 8
+_MAX_JUDGED = 24
 _JUDGED_NODES = 15_000
 """Placements that are simulated: at most so many, and about so many nodes in all."""
 
@@ -54,7 +62,7 @@ def place_branch(problem: PlacementProblem) -> Placement:
     Raises:
         PlacementError: A pin is unusable, or no placement found respects the memory limits.
     """
-    with _without_collection():
+    with without_collection():
         graph = unit_graph(problem)
         if not graph.units:
             return Placement({}, {})
@@ -62,31 +70,18 @@ def place_branch(problem: PlacementProblem) -> Placement:
         if found is None:
             # It takes more care of memory, or says what is missing.
             return place_pipeline(problem)
-        return Placement(found.slot_of, reasons(graph, found.slots, _why(graph, found.slots)))
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keeps Python's garbage collector from looking through the tables again and again.
-
-    They are large and have no cycles; the collector would take most of the time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
+        why = _why(graph, found.slots)
+        return Placement(found.slot_of, reasons(graph, found.slots, why), order=found.order)
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
-    """A placement that was simulated node by node."""
+    """A placement that was simulated node by node; no order is that of the program."""
 
     makespan_s: float
     slots: list[int]
     slot_of: dict[str, int]
+    order: tuple[str, ...] = ()
 
 
 class _Judge:
@@ -103,6 +98,10 @@ class _Judge:
     def best(self) -> _Judged | None:
         """Returns the fastest placement found that fits; None when none does."""
         finest = self._levels[0]
+        if self._is_chain(finest):
+            self._judge_single(finest)
+            if self._known:
+                return next(iter(self._known.values()))
         resident = self._problem.resident_bytes or (0,) * self._graph.num_slots
         reserved = list(resident)
         for _ in range(_MAX_ATTEMPTS):
@@ -117,6 +116,14 @@ class _Judge:
             reserved = [kept + more for kept, more in zip(reserved, excess, strict=True)]
         self._judge_single(finest)
         return min(self._known.values(), key=lambda found: found.makespan_s, default=None)
+
+    def _is_chain(self, finest: CoarseGraph) -> bool:
+        """Returns whether no placement can be much faster than everything on the fastest slot."""
+        if any(node.pin is not None for node in finest.nodes):
+            return False
+        path_s = max(CoarseTime(finest).tail_s, default=0.0)
+        fastest_s = min(_seconds(self._graph, slot) for slot in range(self._graph.num_slots))
+        return path_s >= fastest_s * (1 - _LITTLE)
 
     def _judge_first(self, candidates: Sequence[Candidate]) -> tuple[int, ...]:
         """Simulates the best candidates; returns what the very best lacks, in bytes by slot."""
@@ -150,17 +157,29 @@ class _Judge:
             slot_of = self._graph.slot_of(unit_slots)
             self._excess[slots] = excess_bytes(self._problem, slot_of, self._limits)
             if not any(self._excess[slots]):
-                makespan_s = self._makespan_s(slot_of)
-                if math.isfinite(makespan_s):
-                    self._known[slots] = _Judged(makespan_s, unit_slots, slot_of)
+                found = self._judged(unit_slots, slot_of)
+                if math.isfinite(found.makespan_s):
+                    self._known[slots] = found
         return slots in self._known
 
-    def _makespan_s(self, slot_of: dict[str, int]) -> float:
-        workload = build_workload(self._problem, slot_of)
+    def _judged(self, slots: list[int], slot_of: dict[str, int]) -> _Judged:
+        """Simulates a placement in program order, and as dispatched where that may be faster."""
+        problem = self._problem
+        workload = build_workload(problem, slot_of)
         try:
-            return simulate(workload, self._problem.topology).makespan_s
+            schedule = simulate(workload, problem.topology)
         except PlacementError:  # Values would go between slots that are not connected.
-            return math.inf
+            return _Judged(math.inf, slots, slot_of)
+        found = _Judged(schedule.makespan_s, slots, slot_of)
+        worth_s = schedule.makespan_s * (1 - _LITTLE)
+        if max(schedule.busy_s) >= worth_s:
+            return found
+        order = program_order(problem.dag, workload, problem.topology)
+        ordered = ordered_problem(problem, order)
+        makespan_s = simulate(build_workload(ordered, slot_of), problem.topology).makespan_s
+        if makespan_s >= worth_s or any(excess_bytes(ordered, slot_of, self._limits)):
+            return found
+        return _Judged(makespan_s, slots, slot_of, order)
 
 
 def _seconds(graph: UnitGraph, slot: int) -> float:

@@ -4,6 +4,9 @@
     2. On the coarsest level begin with simple placements and list schedules, and improve the best
        by local search; or, when there are few placements in all, try all of them.
     3. On each finer level go on with the best so far and with list schedules of that level.
+    4. Search the coarsest level in rank order too (`coarse_order`): placements that are good when a
+       slot need not wait for what comes first in the program.
+    5. Of all these, the best are those that are fastest in program order or as dispatched.
 
 Source: Hendrickson, Leland, "A multilevel algorithm for partitioning graphs", Supercomputing 1995.
 """
@@ -11,11 +14,13 @@ Source: Hendrickson, Leland, "A multilevel algorithm for partitioning graphs", S
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from fxdevice.placers.branch_seeds import seeds
 from fxdevice.placers.coarse_graph import CoarseGraph, units_as_nodes
+from fxdevice.placers.coarse_order import dispatched_s, in_rank_order
 from fxdevice.placers.coarsen import coarser
 from fxdevice.placers.list_schedule import Room, list_schedules
 from fxdevice.placers.local_search import LocalSearch
@@ -41,6 +46,12 @@ _NUM_LISTED_IF_LARGE = 4
 _NUM_IMPROVED_IF_LARGE = 1
 """A level with more nodes than this has so many list schedules and improvements."""
 
+_NUM_RANKED = 4
+"""Placements of the coarsest level in rank order that are looked at on the finest level."""
+
+_DISPATCHED_STEPS = 40_000
+"""Steps of the finest level that are dispatched in all: one takes about five microseconds."""
+
 _MAX_LISTED = 1_000
 """Nodes up to which a level that is not the finest is scheduled step by step too."""
 
@@ -55,7 +66,7 @@ class Candidate:
     """A placement that was found.
 
     Attributes:
-        makespan_s: Seconds it takes on the finest level.
+        makespan_s: Seconds it takes on the finest level, in program order or as dispatched.
         slots: Slot of every node of the finest level.
     """
 
@@ -95,7 +106,19 @@ def search(graphs: Sequence[CoarseGraph], room: Room) -> list[Candidate]:
         candidates = level.candidates(found, index == len(graphs) - 1, is_listed, work)
         num_kept = len(candidates) if not index else _NUM_IMPROVED
         found = [list(candidate.slots) for candidate in candidates[:num_kept]]
-    return candidates
+    if graphs[0].num_slots == 1:
+        return candidates
+    ranked = _Level(in_rank_order(graphs[-1]), room).candidates([], True, True, work // 2)
+    begun = [list(candidate.slots) for candidate in ranked[:_NUM_RANKED]]
+    return level.dispatched([*_on_finest(graphs, begun), *found])
+
+
+def _on_finest(graphs: Sequence[CoarseGraph], placements: list[list[int]]) -> list[list[int]]:
+    """Returns placements of the coarsest level as such of the finest one."""
+    for fine, coarse in reversed(list(itertools.pairwise(graphs))):
+        above = _index_in(coarse, fine)
+        placements = [[slots[node] for node in above] for slots in placements]
+    return placements
 
 
 def _index_in(coarse: CoarseGraph, fine: CoarseGraph) -> list[int]:
@@ -135,6 +158,18 @@ class _Level:
             self._known_s[tuple(slots)] = makespan_s
             improved.append(slots)
         return self._timed([*improved, *(candidate.slots for candidate in timed)])
+
+    def dispatched(self, placements: Sequence[Sequence[int]]) -> list[Candidate]:
+        """Returns placements by the better of two makespans: in program order, and dispatched.
+
+        Only the first of them are dispatched, as many as there is time for.
+        """
+        most = max(1, _DISPATCHED_STEPS // max(1, len(self._coarse.steps)))
+        for slots in placements[:most]:
+            key = tuple(_repaired(self._coarse, slots, self._room))
+            if len(set(key)) > 1 and math.isfinite(self._makespan_s(key)):
+                self._known_s[key] = min(self._known_s[key], dispatched_s(self._coarse, key))
+        return self._timed(placements)
 
     def _all(self) -> Iterator[tuple[int, ...]]:
         slots = range(self._coarse.num_slots)

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxdevice.dag import DagNode, NodeKind
+from fxdevice.indexed import is_generator, is_task
 from fxdevice.placers.units import UnitGraph
-from fxdevice.views import find_roots, is_generator, is_task
+from fxdevice.views import find_roots
 
 __all__ = [
     "NO_STEP",

@@ -6,7 +6,8 @@
     2. Chains: a node and the only reader of what it makes, when that reads nothing else but state.
     3. Pairs, again and again: a node with the neighbour that most bytes go to or come from, as long
        as one has no other readers or the other no other makers (so that no cycle can arise); then
-       nodes that have the same only neighbour; then nodes that follow each other in the Dag.
+       nodes that have the same only neighbour; then nodes that follow each other in the Dag and can
+       start at about the same time.
 
 No node grows above a limit of seconds and bytes that rises only when nothing else is left to join,
 so that the branches of a graph stay apart and the nodes stay of like weight. Nodes with different

@@ -20,11 +20,11 @@ algorithm for heterogeneous systems by an optimistic cost table", IEEE TPDS 25(3
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
 from fxdevice.placers.coarse_graph import NO_STEP, NO_VALUE, CoarseGraph, CoarseStep
 from fxdevice.placers.coarse_links import SlotPairs
+from fxdevice.placers.coarse_order import upward_ranks
 
 __all__ = ["Room", "list_schedules"]
 
@@ -43,7 +43,7 @@ def list_schedules(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
     Complexity: O(slots^2 * (steps + needs)) for each.
     """
     pairs = SlotPairs(coarse.graph.problem.topology)
-    ranks = _upward_ranks(coarse, pairs)
+    ranks = upward_ranks(coarse, pairs)
     orders = (
         list(range(len(coarse.steps))),
         sorted(range(len(coarse.steps)), key=lambda step: (-ranks[step], step)),
@@ -53,18 +53,6 @@ def list_schedules(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
     for table in (nothing, _optimistic_costs(coarse, pairs)):
         for order in orders:
             yield _Scheduler(coarse, pairs, room, table).run(order)
-
-
-def _upward_ranks(coarse: CoarseGraph, pairs: SlotPairs) -> list[float]:
-    ranks = [math.fsum(step.seconds) / coarse.num_slots for step in coarse.steps]
-    behind = [0.0] * len(ranks)
-    for index in reversed(range(len(ranks))):
-        ranks[index] += behind[index]
-        for need, value in coarse.steps[index].needs:
-            if need != NO_STEP:
-                moves_s = 0.0 if value == NO_VALUE else pairs.mean_s(coarse.values[value])
-                behind[need] = max(behind[need], ranks[index] + moves_s)
-    return ranks
 
 
 def _depth_first(coarse: CoarseGraph) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 __all__ = ["Clusters", "pair_up"]
 
@@ -21,6 +21,7 @@ class Clusters:
         pins: Slot that every cluster must have, or None; by the number of its first node.
         seconds: Seconds of every cluster; by the number of its first node.
         is_state: Whether a cluster is state only; by the number of its first node.
+        max_s: Seconds that no cluster may exceed.
     """
 
     def __init__(
@@ -47,18 +48,18 @@ class Clusters:
         self._bytes = list(fixed_bytes)
         self._edges = edges
         self._parent = list(range(len(pins)))
-        self._max_s = math.inf
+        self.max_s = math.inf
         self._max_bytes = math.inf
 
     def limit(self, share: float) -> None:
         """Lets clusters grow to a share of all seconds and of all bytes."""
         total_s = math.fsum(self.seconds[node] for node in self._roots())
-        self._max_s = share * total_s * (1 + _ROUNDING)
+        self.max_s = share * total_s * (1 + _ROUNDING)
         self._max_bytes = share * sum(self._bytes[node] for node in self._roots())
 
     def raise_limit(self) -> None:
         """Lets clusters grow to twice as much."""
-        self._max_s *= 2
+        self.max_s *= 2
         self._max_bytes *= 2
 
     def find(self, node: int) -> int:
@@ -89,7 +90,7 @@ class Clusters:
     def join_within_limits(self, first: int, second: int) -> bool:
         """Joins the clusters of two nodes unless their pins differ or they become too large."""
         first, second = self.find(first), self.find(second)
-        if self.seconds[first] + self.seconds[second] > self._max_s:
+        if self.seconds[first] + self.seconds[second] > self.max_s:
             return False
         if self._bytes[first] + self._bytes[second] > self._max_bytes:
             return False
@@ -131,7 +132,7 @@ def pair_up(clusters: Clusters, max_clusters: int) -> None:
         before = clusters.num_clusters
         _round(clusters, max_clusters)
         if clusters.num_clusters > (1 - _LITTLE_PROGRESS) * before:
-            _pair_consecutive(clusters, clusters.neighbours()[0], max_clusters)
+            _pair_consecutive(clusters, max_clusters)
             clusters.raise_limit()
         if clusters.num_clusters == before and len(set(_pins(clusters))) == before:
             return
@@ -198,11 +199,33 @@ def _pair_siblings(
             waiting[key] = node
 
 
-def _pair_consecutive(clusters: Clusters, nodes: Iterable[int], max_clusters: int) -> None:
+def _pair_consecutive(clusters: Clusters, max_clusters: int) -> None:
+    """Joins nodes that follow each other, if they can start at about the same time.
+
+    The end of one branch and the beginning of the next one follow each other too. Joined, they
+    would make a branch wait for the other.
+    """
+    start_s = _earliest_starts(clusters)
     last: dict[int | None, int] = {}
-    for node in nodes:
+    for node in start_s:
         if clusters.num_clusters <= max_clusters:
             return
         other = last.pop(clusters.pins[node], None)
-        if other is None or not clusters.join_within_limits(other, node):
+        is_near = other is not None and abs(start_s[node] - start_s[other]) <= clusters.max_s
+        if other is None or not is_near or not clusters.join_within_limits(other, node):
             last[clusters.pins[node]] = node
+
+
+def _earliest_starts(clusters: Clusters) -> dict[int, float]:
+    """Returns for every cluster the longest path that leads to it, in seconds.
+
+    Edges to a cluster with a smaller number, of which there are few, are left out.
+    """
+    readers, _ = clusters.neighbours()
+    start_s = dict.fromkeys(readers, 0.0)
+    for node, found in readers.items():
+        done_s = start_s[node] + clusters.seconds[node]
+        for reader in found:
+            if reader > node and start_s[reader] < done_s:
+                start_s[reader] = done_s
+    return start_s

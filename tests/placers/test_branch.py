@@ -7,16 +7,20 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import assume, given, settings
 
+from fxdevice.bounds import lower_bound_s
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.errors import PlacementError
-from fxdevice.placement import PlacementProblem
+from fxdevice.evaluate import evaluate
+from fxdevice.placement import PlacementProblem, ordered_problem
 from fxdevice.placers.branch import place_branch
 from fxdevice.placers.branch_search import levels, search
+from fxdevice.placers.coarse_order import dispatched_s
 from fxdevice.placers.coarse_time import CoarseTime
 from fxdevice.placers.local_search import LocalSearch
-from fxdevice.placers.memory import excess_bytes, memory_limits, needed_memory
+from fxdevice.placers.memory import memory_limits, needed_memory
 from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.units import unit_graph
 from fxdevice.topology import Link, Slot, Topology
 from tests.placers import oracle
@@ -34,7 +38,7 @@ from tests.strategies import problems
 
 
 def placed_s(problem: PlacementProblem) -> float:
-    return makespan_s(problem, dict(place_branch(problem).slot_of))
+    return evaluate(problem, place_branch(problem)).makespan_s
 
 
 def fits(problem: PlacementProblem, slot_of: dict[str, int]) -> bool:
@@ -65,7 +69,8 @@ def single_s(problem: PlacementProblem) -> float:
 @given(operations())
 def test_small_graphs_are_placed_best(problem: PlacementProblem) -> None:
     best_s = min(makespan_s(problem, slot_of) for slot_of in all_placements(problem))
-    assert placed_s(problem) == pytest.approx(best_s, rel=1e-9)
+    # An order of its own may be faster than all of these; a thousandth is not searched for.
+    assert lower_bound_s(problem) <= placed_s(problem) <= best_s * (1 + 1e-3)
 
 
 @settings(max_examples=60)
@@ -79,7 +84,7 @@ def test_placements_are_valid(problem: PlacementProblem) -> None:
     assert set(placement.slot_of) == set(placement.reason_of) == names
     assert all(placement.reason_of.values())
     assert set(placement.slot_of.values()) <= set(range(len(problem.topology.slots)))
-    assert not names or fits(problem, dict(placement.slot_of))
+    assert not names or fits(ordered_problem(problem, placement.order), dict(placement.slot_of))
     for members in oracle.classes(problem.dag):
         pinned = [problem.pins[name] for name in members if name in problem.pins]
         found = {placement.slot_of[name] for name in members}
@@ -259,4 +264,7 @@ def test_search_returns_placements_by_makespan() -> None:
     times = [candidate.makespan_s for candidate in found]
     assert times == sorted(times)
     time = CoarseTime(graphs[0])
-    assert times == [time.makespan_s(candidate.slots) for candidate in found]
+    assert times == [
+        min(time.makespan_s(candidate.slots), dispatched_s(graphs[0], candidate.slots))
+        for candidate in found
+    ]
