@@ -7,14 +7,17 @@ that a placer can count activations and gradients.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any, TypeVar, cast
 
 from fxdevice.dims import OpDims
 
 __all__ = ["Dag", "DagNode", "NodeKind"]
+
+_T = TypeVar("_T")
 
 
 class NodeKind(enum.Enum):
@@ -28,7 +31,7 @@ class NodeKind(enum.Enum):
     """An operation."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DagNode:
     """One node.
 
@@ -49,9 +52,12 @@ class DagNode:
         gradient_bytes: For STATE: bytes of its gradient (0 when it needs none).
         module: Path of the module it was traced from, such as "model.layers.0.mlp"; may be "".
         dtype: Type that it computes in, as torch writes it without its prefix.
+        work_kind: Kind of its work, for which a device may have `work_factors`.
         num_launches: Kernels that it starts: 0 for an operation that the inner compiler fuses into
             another one's kernel.
         shape: Sizes of its value; None when it is no tensor.
+        varying_dims: Dimensions of its value whose size is a symbol: `shape` has the size that was
+            traced, and the graph runs with others, so that no piece of them has a known size.
         dims: How it can be divided; None when it cannot.
         element: For an element of a tuple, its position in the tuple (the one input).
         is_random: True when it draws random numbers.
@@ -65,6 +71,9 @@ class DagNode:
         workspace_bytes: Bytes that it takes besides its value while it runs: elements of its tuple
             that nothing takes.
         cache_length: For a key/value cache that grows with every token: how many tokens it holds.
+        round: For a node of an expanded graph its round, see `fxdevice.pieces.Instance`.
+        time_factors: For every slot, measured over predicted seconds of what the node is a part of;
+            empty where nothing was measured.
         is_argument: For STATE and INPUT: True for what the call is given, False for what the model
             owns. An argument that is on one of the slots already is STATE.
     """
@@ -95,11 +104,35 @@ class DagNode:
     gradient_of: str | None = None
     workspace_bytes: int = 0
     cache_length: int = 0
+    varying_dims: tuple[int, ...] = ()
+    work_kind: str = ""
+    round: int = 0
+    time_factors: tuple[float, ...] = ()
 
     @property
     def has_work(self) -> bool:
         """False for a view, a shape or a tuple element: it starts no kernel."""
         return self.flops > 0 or self.traffic_bytes > 0
+
+    def time_factor(self, slot: int) -> float:
+        """Returns what predicted seconds on a slot are to be multiplied by: 1 if not measured."""
+        return self.time_factors[slot] if self.time_factors else 1.0
+
+    def changed(self, **changes: Any) -> DagNode:
+        """Returns a copy with other values of some fields.
+
+        Does what `dataclasses.replace` does in a fifth of its time, which counts where a graph
+        becomes tens of thousands of pieces: it sets every field of a frozen dataclass one by one.
+
+        Raises:
+            TypeError: There is no such field.
+        """
+        if not changes.keys() <= self.__dict__.keys():
+            raise TypeError(f"DagNode has no field {sorted(changes.keys() - self.__dict__.keys())}")
+        made = object.__new__(DagNode)
+        made.__dict__.update(self.__dict__)
+        made.__dict__.update(changes)
+        return made
 
 
 @dataclass(frozen=True)
@@ -135,6 +168,21 @@ class Dag:
 
     def __getitem__(self, name: str) -> DagNode:
         return self.by_name[name]
+
+    def derived(self, analysis: Callable[[Dag], _T]) -> _T:
+        """Returns what an analysis finds in this graph, computed when first asked for.
+
+        Args:
+            analysis: A pure function of nothing but the graph.
+        """
+        known = self._derived
+        if analysis not in known:
+            known[analysis] = analysis(self)
+        return cast(_T, known[analysis])
+
+    @cached_property
+    def _derived(self) -> dict[Callable[[Dag], Any], Any]:
+        return {}
 
     @cached_property
     def by_name(self) -> Mapping[str, DagNode]:

@@ -12,8 +12,7 @@ from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.memory import bytes_above, memory_limits
 from fxdevice.placers.program_memory import SlotPeak, program_memory
 from fxdevice.schedule import Schedule
-from fxdevice.simulate import simulate
-from fxdevice.workload import build_workload
+from fxdevice.simulate import schedule_of
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -54,7 +53,7 @@ def evaluate(problem: PlacementProblem, placement: Placement) -> Evaluation:
         PlacementError: A value would go between slots that are not connected.
     """
     problem, slot_of = expanded_placement(problem, placement)
-    schedule = simulate(build_workload(problem, slot_of), problem.topology)
-    memory = program_memory(problem, slot_of)
+    schedule = problem.for_last(schedule_of, slot_of)
+    memory = problem.for_last(program_memory, slot_of)
     excess = bytes_above(memory_limits(problem), [slot.total_bytes for slot in memory])
     return Evaluation(schedule, memory, excess)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fxdevice.workload import Workload
 
@@ -50,7 +52,7 @@ class CriticalStep:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Schedule:
     """Start and finish of every task.
 
@@ -60,7 +62,6 @@ class Schedule:
         finish_s: Finish of every task.
         busy_s: Seconds that every slot computes.
         channel_busy_s: Seconds that every channel transfers, by its name.
-        peak_bytes: Most bytes that every slot holds at one time, lasting ones included.
         lane_of: For every task the name of what it occupies: the queue of an operation, the
             channel of a transfer.
     """
@@ -70,13 +71,17 @@ class Schedule:
     finish_s: tuple[float, ...]
     busy_s: tuple[float, ...]
     channel_busy_s: Mapping[str, float]
-    peak_bytes: tuple[int, ...]
     lane_of: tuple[str, ...] = ()
 
     @property
     def makespan_s(self) -> float:
         """Seconds until the last task has finished."""
         return max(self.finish_s, default=0.0)
+
+    @cached_property
+    def peak_bytes(self) -> tuple[int, ...]:
+        """Most bytes that every slot holds at one time, lasting ones included."""
+        return _peak_bytes(self.workload, self.start_s, self.finish_s)
 
     @property
     def idle_s(self) -> tuple[float, ...]:
@@ -149,3 +154,38 @@ class Schedule:
     def _in_order(self) -> list[int]:
         rows = zip(self.start_s, self.finish_s, range(len(self.start_s)), strict=True)
         return [index for _, _, index in sorted(rows)]
+
+
+def _peak_bytes(
+    workload: Workload, start_s: Sequence[float], finish_s: Sequence[float]
+) -> tuple[int, ...]:
+    """What is freed at a time makes room for what is allocated then."""
+    tasks = workload.tasks
+    last_s = list(finish_s)
+    for index, task in enumerate(tasks):
+        for need in task.needs:
+            last_s[need] = max(last_s[need], finish_s[index])
+    changes: list[list[tuple[float, int, int]]] = [[] for _ in workload.lasting_bytes]
+    for index, task in enumerate(tasks):
+        start = start_s[index]
+        stop_s = math.inf if task.keeps_output else last_s[index]
+        for num_bytes, stop in (
+            (task.output_bytes, stop_s),
+            (task.workspace_bytes, finish_s[index]),
+        ):
+            if num_bytes:
+                # What exists for no time at all counts too: it is freed after it is allocated.
+                changes[task.slot].append((start, 1, num_bytes))
+                changes[task.slot].append((stop, 0 if start < stop else 2, -num_bytes))
+    return tuple(
+        lasting + _highest(slot_changes)
+        for lasting, slot_changes in zip(workload.lasting_bytes, changes, strict=True)
+    )
+
+
+def _highest(changes: list[tuple[float, int, int]]) -> int:
+    held = highest = 0
+    for _, _, change in sorted(changes):
+        held += change
+        highest = max(highest, held)
+    return highest

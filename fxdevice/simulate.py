@@ -16,14 +16,16 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from fxdevice.errors import PlacementError
+from fxdevice.placement import PlacementProblem
 from fxdevice.schedule import Schedule
 from fxdevice.topology import Topology
-from fxdevice.workload import Task, Workload
+from fxdevice.workload import Task, Workload, build_workload
 
-__all__ = ["peak_bytes", "simulate"]
+__all__ = ["schedule_of", "simulate"]
 
 
 def simulate(workload: Workload, topology: Topology) -> Schedule:
@@ -56,9 +58,21 @@ def simulate(workload: Workload, topology: Topology) -> Schedule:
         tuple(events.finish_s),
         tuple(busy_s),
         MappingProxyType(channel_busy_s),
-        peak_bytes(workload, events.start_s, events.finish_s),
         lane_of,
     )
+
+
+def schedule_of(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Schedule:
+    """Returns when everything runs in a Dag that is placed node by node.
+
+    Args:
+        problem: The nodes, the slots and the seconds of every node on every slot.
+        slot_of: Slot of every STATE and COMPUTE node.
+
+    Raises:
+        PlacementError: A node has no slot, or a transfer goes between slots that are not connected.
+    """
+    return simulate(build_workload(problem, slot_of), problem.topology)
 
 
 def _lane(task: Task, topology: Topology) -> str:
@@ -162,46 +176,3 @@ class _Events:
         self.start_s[index] = now
         self.finish_s[index] = now + self._seconds[index]
         heapq.heappush(self._finishes, (self.finish_s[index], index))
-
-
-def peak_bytes(
-    workload: Workload, start_s: list[float] | tuple[float, ...], finish_s: list[float]
-) -> tuple[int, ...]:
-    """Returns the most bytes that every slot holds at one time, lasting ones included.
-
-    What is freed at a time makes room for what is allocated then.
-
-    Args:
-        workload: The tasks.
-        start_s: Start of every task, in seconds.
-        finish_s: Finish of every task, in seconds.
-    """
-    tasks = workload.tasks
-    last_s = list(finish_s)
-    for index, task in enumerate(tasks):
-        for need in task.needs:
-            last_s[need] = max(last_s[need], finish_s[index])
-    changes: list[list[tuple[float, int, int]]] = [[] for _ in workload.lasting_bytes]
-    for index, task in enumerate(tasks):
-        start = start_s[index]
-        stop_s = math.inf if task.keeps_output else last_s[index]
-        for num_bytes, stop in (
-            (task.output_bytes, stop_s),
-            (task.workspace_bytes, finish_s[index]),
-        ):
-            if num_bytes:
-                # What exists for no time at all counts too: it is freed after it is allocated.
-                changes[task.slot].append((start, 1, num_bytes))
-                changes[task.slot].append((stop, 0 if start < stop else 2, -num_bytes))
-    return tuple(
-        lasting + _highest(slot_changes)
-        for lasting, slot_changes in zip(workload.lasting_bytes, changes, strict=True)
-    )
-
-
-def _highest(changes: list[tuple[float, int, int]]) -> int:
-    held = highest = 0
-    for _, _, change in sorted(changes):
-        held += change
-        highest = max(highest, held)
-    return highest

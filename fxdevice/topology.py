@@ -14,7 +14,7 @@ from types import MappingProxyType
 from fxdevice.device_spec import GENERIC, DeviceSpec, checked_number
 from fxdevice.errors import DeviceSpecError
 
-__all__ = ["Link", "Slot", "Topology", "check_connected"]
+__all__ = ["Link", "Slot", "Topology", "check_connected", "device_of_slots"]
 
 # Most pairs that an error lists.
 MAX_NAMED = 8
@@ -133,6 +133,12 @@ class Topology:
             return 0.0
         link = self.link(source, destination)
         return math.inf if link is None else link.transfer_s(num_bytes)
+
+
+def device_of_slots(topology: Topology) -> tuple[int, ...]:
+    """Returns for every slot the first slot on its device."""
+    first: dict[str, int] = {}
+    return tuple(first.setdefault(slot.device, slot.index) for slot in topology.slots)
 
 
 def check_connected(topology: Topology, *, directly: bool = True) -> None:

@@ -4,7 +4,8 @@ A node without work is a view or an element of its *base*; following bases leads
 
 - an operation: the root is computed on its slot, and its views exist where it exists;
 - STATE: exists on its slot from the start;
-- an INPUT, or a node made from nothing: exists everywhere;
+- an INPUT: is with the caller, and arrives on every device that reads it;
+- a node made from nothing: exists everywhere;
 - a *generator* (a recomputable operation): made again on every device that reads it.
 
 A value and its views form a tree. What is read on another device is moved, or rebuilt there from a
@@ -21,22 +22,15 @@ The rule is that of `fxdevice.passes.plan_transfers`, which applies it to FX gra
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.dag import Dag
+from fxdevice.indexed import GENERATOR, INPUT, STATE, TASK, Indexed, indexed
+from fxdevice.placement import PlacementProblem
+from fxdevice.topology import device_of_slots
 
-__all__ = ["Moves", "Roots", "find_roots", "is_generator", "is_task", "plan_moves"]
-
-
-def is_task(node: DagNode) -> bool:
-    """Returns whether a node is an operation that takes time."""
-    return node.kind is NodeKind.COMPUTE and node.has_work
-
-
-def is_generator(node: DagNode) -> bool:
-    """Returns whether a node is made again on every device that reads it."""
-    return is_task(node) and node.is_recomputable and node.output_bytes > 0
+__all__ = ["Moves", "Roots", "find_roots", "moves_of", "plan_moves"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,160 +49,170 @@ class Roots:
 
 
 def find_roots(dag: Dag) -> Roots:
-    """Finds base and root of every node. Complexity: linear in the number of edges."""
-    base_of: dict[str, str] = {}
-    root_of: dict[str, str] = {}
-    allocated: dict[str, int] = {}
-    has_bytes: dict[str, bool] = {}
-    by_name = dag.by_name
-    for node in dag:
-        name = node.name
-        has_bytes[name] = node.output_bytes > 0
-        if node.kind is not NodeKind.COMPUTE or node.has_work or not node.inputs:
-            root_of[name] = name
-            allocated[name] = node.output_bytes
-            continue
-        base = next((n for n in node.inputs if by_name[n].output_bytes), node.inputs[0])
-        base_of[name] = base
-        root_of[name] = root_of[base]
-        if not has_bytes[base]:
-            # An element of a tuple, which has no bytes of its own.
-            allocated[root_of[name]] += node.output_bytes
-        else:
-            has_bytes[name] = True
-    return Roots(base_of, root_of, allocated)
+    """Finds base and root of every node, by name. Complexity: linear in the number of edges."""
+    return dag.derived(_find_roots)
+
+
+def _find_roots(dag: Dag) -> Roots:
+    graph = indexed(dag)
+    names = graph.names
+    rows = list(zip(names, graph.base, graph.root, graph.allocated_bytes, strict=True))
+    return Roots(
+        {name: names[base] for name, base, _, _ in rows if base >= 0},
+        {name: names[root] for name, _, root, _ in rows},
+        {name: size for name, base, _, size in rows if base < 0},
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Moves:
-    """What exists on which device besides its home.
+    """What exists on which device besides its home, by position in the Dag.
 
     A device is the index of the first slot on it.
 
     Attributes:
         transfers: For every value that moves the (device, slot of its first reader there) pairs, in
             the order of the slots.
+        arrivals: The same for every graph input, or view of one, that the caller's value is brought
+            to.
         versions: The same for every generator: where it is made.
         rebuilt: For every view the devices where it is rebuilt from its base.
     """
 
-    transfers: Mapping[str, tuple[tuple[int, int], ...]]
-    versions: Mapping[str, tuple[tuple[int, int], ...]]
-    rebuilt: Mapping[str, tuple[int, ...]]
+    transfers: Mapping[int, tuple[tuple[int, int], ...]]
+    arrivals: Mapping[int, tuple[tuple[int, int], ...]]
+    versions: Mapping[int, tuple[tuple[int, int], ...]]
+    rebuilt: Mapping[int, tuple[int, ...]]
 
 
-def plan_moves(
-    dag: Dag, roots: Roots, slot_of: Mapping[str, int], device_of: tuple[int, ...]
-) -> Moves:
+def plan_moves(graph: Indexed, slot_at: Sequence[int], device_of: Sequence[int]) -> Moves:
     """Decides what moves.
 
     Args:
-        dag: The nodes.
-        roots: What they are views of.
-        slot_of: Slot of every STATE and COMPUTE node. A view is where its root is.
+        graph: The nodes.
+        slot_at: Slot of every node; anything for graph inputs. A view is where its root is.
         device_of: Device of every slot.
 
     Complexity: linear in the number of edges, times the number of devices that read a value.
     """
-    plan = _MovePlan(dag, roots, slot_of, device_of)
-    for node in reversed(dag.nodes):
-        plan.visit(node)
+    plan = _MovePlan(graph, slot_at, device_of)
+    for index in range(len(graph.names) - 1, -1, -1):
+        plan.visit(index)
     return plan.choose()
 
 
-class _MovePlan:
-    def __init__(
-        self, dag: Dag, roots: Roots, slot_of: Mapping[str, int], device_of: tuple[int, ...]
-    ) -> None:
-        self._dag = dag
-        self._roots = roots
-        self._slot_of = slot_of
-        self._device_of = device_of
-        # Home device of every root; None for what is made where it is read. Others are everywhere.
-        self._home: dict[str, int | None] = {}
-        for node in dag:
-            if is_generator(node):
-                self._home[node.name] = None
-            elif is_task(node) or node.kind is NodeKind.STATE:
-                self._home[node.name] = device_of[slot_of[node.name]]
-        self._wanted: dict[str, dict[int, int]] = {}
-        self._read: set[tuple[str, int]] = set()
-        self._views_bytes: dict[tuple[str, int], int] = {}
-        self._moved: set[tuple[str, int]] = set()
+def moves_of(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Moves:
+    """Returns what moves when the nodes of a problem are placed as `slot_of` says."""
+    graph = indexed(problem.dag)
+    slot_at = [slot_of.get(name, -1) for name in graph.names]
+    return plan_moves(graph, slot_at, device_of_slots(problem.topology))
 
-    def visit(self, node: DagNode) -> None:
+
+_EVERYWHERE = -1
+"""Home of what needs not be moved: it exists on every device, or is no tensor."""
+
+_WHERE_READ = -2
+"""Home of a generator and of its views: they are made where they are read."""
+
+_CALLER = -3
+"""Home of a graph input and of its views: no device until they are read there."""
+
+
+class _MovePlan:
+    def __init__(self, graph: Indexed, slot_at: Sequence[int], device_of: Sequence[int]) -> None:
+        self._graph = graph
+        self._slot_at = slot_at
+        self._device_of = device_of
+        home_of_root = [_EVERYWHERE] * len(slot_at)
+        for index, role in enumerate(graph.role):
+            if role in (TASK, STATE):
+                home_of_root[index] = device_of[slot_at[index]]
+            elif role == GENERATOR:
+                home_of_root[index] = _WHERE_READ
+            elif role == INPUT:
+                home_of_root[index] = _CALLER
+        # Home device of every value with bytes.
+        self._home = [
+            home_of_root[root] if size else _EVERYWHERE
+            for root, size in zip(graph.root, graph.num_bytes, strict=True)
+        ]
+        self._home_of_root = home_of_root
+        self._wanted: dict[int, dict[int, int]] = {}
+        self._read: set[tuple[int, int]] = set()
+        self._views_bytes: dict[tuple[int, int], int] = {}
+        self._moved: set[tuple[int, int]] = set()
+
+    def visit(self, index: int) -> None:
         """Notes what a node reads, after all nodes that read it."""
-        name = node.name
-        state = node.gradient_of and self._dag[node.gradient_of]
-        if state and state.kind is NodeKind.STATE:
+        graph = self._graph
+        if index in graph.gradients:
             # The gradient of state is added up where the state is.
-            self._want(name, self._slot_of[state.name])
-        if is_generator(node):
-            if not self._dag.users[name]:
-                self._want(name, self._slot_of[name])
-            for slot in self._wanted.get(name, {}).values():
-                self._want_inputs(node, slot)
+            self._want((index,), self._slot_at[graph.gradients[index]])
+        role = graph.role[index]
+        if role == TASK:
+            self._want(graph.inputs[index], self._slot_at[index])
+        elif role == GENERATOR:
+            if not graph.is_read[index]:
+                self._want((index,), self._slot_at[index])
+            for slot in self._wanted.get(index, {}).values():
+                self._want(graph.inputs[index], slot)
             return
-        if is_task(node):
-            self._want_inputs(node, self._slot_of[name])
-        for device, slot in self._wanted.get(name, {}).items():
-            cost = self._cost(node, device)
-            if name in self._roots.base_of:
-                base = self._roots.base_of[name]
+        wanted = self._wanted.get(index)
+        if wanted is None:
+            return
+        base = graph.base[index]
+        for device, slot in wanted.items():
+            cost = self._cost(index, device)
+            if base >= 0:
                 self._wanted.setdefault(base, {})[device] = slot
                 key = (base, device)
                 self._views_bytes[key] = self._views_bytes.get(key, 0) + cost
 
     def choose(self) -> Moves:
-        transfers: dict[str, tuple[tuple[int, int], ...]] = {}
-        versions: dict[str, tuple[tuple[int, int], ...]] = {}
-        rebuilt: dict[str, tuple[int, ...]] = {}
-        present: set[tuple[str, int]] = set()
-        for node in self._dag:
-            places = self._wanted.get(node.name)
-            if not places:
+        """Returns what moves, after all nodes have been visited."""
+        transfers: dict[int, tuple[tuple[int, int], ...]] = {}
+        arrivals: dict[int, tuple[tuple[int, int], ...]] = {}
+        versions: dict[int, tuple[tuple[int, int], ...]] = {}
+        rebuilt: dict[int, tuple[int, ...]] = {}
+        present: set[tuple[int, int]] = set()
+        for index in sorted(self._wanted):
+            places = sorted(self._wanted[index].items(), key=lambda place: place[1])
+            if self._graph.role[index] == GENERATOR:
+                versions[index] = tuple(places)
+                present.update((index, device) for device, _ in places)
                 continue
-            name, base = node.name, self._roots.base_of.get(node.name, "")
-            places_in_order = sorted(places.items(), key=lambda place: place[1])
-            if is_generator(node):
-                versions[name] = tuple(places_in_order)
-                present.update((name, device) for device in places)
-                continue
-            from_base = [device for device, _ in places_in_order if (base, device) in present]
+            base = self._graph.base[index]
+            from_base = [device for device, _ in places if (base, device) in present]
             moves = [
                 place
-                for place in places_in_order
-                if place[0] not in from_base and (name, place[0]) in self._moved
+                for place in places
+                if place[0] not in from_base and (index, place[0]) in self._moved
             ]
             if from_base:
-                rebuilt[name] = tuple(from_base)
+                rebuilt[index] = tuple(from_base)
             if moves:
-                transfers[name] = tuple(moves)
-            present.update((name, device) for device in from_base)
-            present.update((name, device) for device, _ in moves)
-        return Moves(transfers, versions, rebuilt)
+                is_callers = self._home_of_root[self._graph.root[index]] == _CALLER
+                (arrivals if is_callers else transfers)[index] = tuple(moves)
+            present.update((index, device) for device in from_base)
+            present.update((index, device) for device, _ in moves)
+        return Moves(transfers, arrivals, versions, rebuilt)
 
-    def _want_inputs(self, node: DagNode, slot: int) -> None:
-        for name in node.inputs:
-            self._want(name, slot)
+    def _want(self, values: Iterable[int], slot: int) -> None:
+        """Notes that values are read on a slot."""
+        device, homes = self._device_of[slot], self._home
+        for value in values:
+            home = homes[value]
+            if home != device and home != _EVERYWHERE:
+                self._wanted.setdefault(value, {})[device] = slot
+                self._read.add((value, device))
 
-    def _want(self, name: str, slot: int) -> None:
-        root = self._roots.root_of[name]
-        if root not in self._home or not self._dag.by_name[name].output_bytes:
-            return
-        device = self._device_of[slot]
-        if device != self._home[root]:
-            self._wanted.setdefault(name, {})[device] = slot
-            self._read.add((name, device))
-
-    def _cost(self, node: DagNode, device: int) -> int:
-        name = node.name
-        if self._home[self._roots.root_of[name]] is None:
+    def _cost(self, index: int, device: int) -> int:
+        if self._home_of_root[self._graph.root[index]] == _WHERE_READ:
             return 0
         # What is no tensor cannot be moved: its elements are.
-        own = node.output_bytes or math.inf
-        views_bytes = self._views_bytes.get((name, device), 0)
-        if (name, device) not in self._read and views_bytes < own:
+        own = self._graph.num_bytes[index] or math.inf
+        views_bytes = self._views_bytes.get((index, device), 0)
+        if (index, device) not in self._read and views_bytes < own:
             return views_bytes
-        self._moved.add((name, device))
-        return node.output_bytes
+        self._moved.add((index, device))
+        return self._graph.num_bytes[index]

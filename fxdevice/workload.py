@@ -14,20 +14,21 @@ for free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.dag import NodeKind
 from fxdevice.errors import PlacementError
+from fxdevice.indexed import GENERATOR, TASK, VIEW, Indexed, indexed
 from fxdevice.placement import PlacementProblem
-from fxdevice.topology import Topology
-from fxdevice.views import Roots, find_roots, is_generator, is_task, plan_moves
+from fxdevice.topology import device_of_slots
+from fxdevice.views import moves_of
 
-__all__ = ["Task", "Workload", "build_workload", "device_of_slots", "lasting_bytes"]
+__all__ = ["Task", "Workload", "build_workload", "lasting_bytes"]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One step: an operation (or several that run together) on a slot, or a transfer to one.
 
     Attributes:
@@ -91,10 +92,9 @@ def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Wor
 
     Complexity: linear in the number of edges.
     """
-    _check_slots(problem, slot_of)
     builder = _Builder(problem, slot_of)
-    for node in problem.dag:
-        builder.add(node)
+    for index in range(len(problem.dag)):
+        builder.add(index)
     return Workload(tuple(builder.tasks), lasting_bytes(problem, slot_of))
 
 
@@ -107,21 +107,21 @@ def lasting_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tupl
     return tuple(found)
 
 
-def device_of_slots(topology: Topology) -> tuple[int, ...]:
-    """Returns for every slot the first slot on its device."""
-    first: dict[str, int] = {}
-    return tuple(first.setdefault(slot.device, slot.index) for slot in topology.slots)
+def _slots(problem: PlacementProblem, slot_of: Mapping[str, int]) -> list[int]:
+    """Returns the slot of every node, -1 for graph inputs.
 
-
-def _check_slots(problem: PlacementProblem, slot_of: Mapping[str, int]) -> None:
+    Raises:
+        PlacementError: A node has no slot, or one that does not exist.
+    """
+    found = [slot_of.get(node.name, -1) for node in problem.dag]
     num_slots = len(problem.topology.slots)
-    for node in problem.dag:
-        slot = slot_of.get(node.name)
-        if node.kind is not NodeKind.INPUT and (slot is None or not 0 <= slot < num_slots):
+    for node, slot in zip(problem.dag, found, strict=True):
+        if not 0 <= slot < num_slots and node.kind is not NodeKind.INPUT:
             raise PlacementError(
-                f"expected a slot from 0 to {num_slots - 1} for node {node.name!r}, found {slot}; "
-                "place every STATE and COMPUTE node of the graph"
+                f"expected a slot from 0 to {num_slots - 1} for node {node.name!r}, found "
+                f"{slot_of.get(node.name)}; place every STATE and COMPUTE node of the graph"
             )
+    return found
 
 
 class _Builder:
@@ -129,60 +129,76 @@ class _Builder:
 
     def __init__(self, problem: PlacementProblem, slot_of: Mapping[str, int]) -> None:
         self.tasks: list[Task] = []
-        self._problem = problem
-        self._slot_of = slot_of
+        self._graph = graph = indexed(problem.dag)
+        self._slot_at = slot_at = _slots(problem, slot_of)
+        self._seconds_of = problem.costs.seconds_of
         self._device_of = device_of_slots(problem.topology)
-        self._roots = find_roots(problem.dag)
-        self._moves = plan_moves(problem.dag, self._roots, slot_of, self._device_of)
-        self._kept = _kept_roots(problem.dag, self._roots)
-        self._without_bytes = _without_bytes(problem.dag, self._roots, slot_of)
-        # Tasks that make a value on its home, and on other devices.
-        self._home: dict[str, tuple[int, ...]] = {}
-        self._away: dict[tuple[str, int], tuple[int, ...]] = {}
+        self._moves = problem.for_last(moves_of, slot_of)
+        self._without_bytes = _without_bytes(graph, slot_at)
+        # Position of the task of every operation on its home.
+        self._task_of = [-1] * len(slot_at)
+        # Tasks that make a value on another device.
+        self._away: dict[tuple[int, int], tuple[int, ...]] = {}
+        moves = self._moves
+        self._is_away = {*moves.transfers, *moves.versions, *moves.rebuilt}
 
-    def add(self, node: DagNode) -> None:
+    def add(self, index: int) -> None:
         """Adds the operations and the transfers of a node."""
-        name = node.name
-        if is_generator(node):
-            self._home[name] = ()
-            for device, slot in self._moves.versions.get(name, ()):
-                self._away[name, device] = (self._add_operation(node, slot),)
+        role = self._graph.role[index]
+        if role == GENERATOR:
+            for device, slot in self._moves.versions.get(index, ()):
+                self._away[index, device] = (self._add_operation(index, slot),)
             return
-        if is_task(node):
-            self._home[name] = (self._add_operation(node, self._slot_of[name]),)
-        else:
-            self._home[name] = _union(self._home[n] for n in node.inputs)
-            self._add_rebuilt(node)
-        for device, slot in self._moves.transfers.get(name, ()):
-            source = self._slot_of[self._roots.root_of[name]]
-            moved = Task(
-                f"{name}_to{slot}",
-                slot,
-                self._home[name],
-                output_bytes=node.output_bytes,
-                source=source,
-            )
-            self._away[name, device] = (self._append(moved),)
+        if role == TASK:
+            self._task_of[index] = self._add_operation(index, self._slot_at[index])
+        if index in self._is_away:
+            if role == VIEW:
+                self._add_rebuilt(index)
+            self._add_transfers(index)
 
-    def _add_operation(self, node: DagNode, slot: int) -> int:
-        is_home = slot == self._slot_of[node.name]
-        device = self._device_of[slot]
+    def _add_operation(self, index: int, slot: int) -> int:
+        graph, name = self._graph, self._graph.names[index]
+        if self._is_away.isdisjoint(graph.inputs[index]):
+            needs = tuple([self._task_of[maker] for maker in graph.needs[index]])
+        else:
+            device = self._device_of[slot]
+            needs = _union([self._made(read, device) for read in graph.inputs[index]])
         return self._append(
             Task(
-                node.name if is_home else f"{node.name}_on{slot}",
+                name if slot == self._slot_at[index] else f"{name}_on{slot}",
                 slot,
-                _union(self._away.get((n, device), self._home[n]) for n in node.inputs),
-                self._problem.costs.seconds(node.name, slot),
-                0 if node.name in self._without_bytes else self._roots.allocated_bytes[node.name],
-                keeps_output=node.name in self._kept,
+                needs,
+                self._seconds_of[name][slot],
+                0 if index in self._without_bytes else graph.allocated_bytes[index],
+                keeps_output=graph.is_kept[index],
             )
         )
 
-    def _add_rebuilt(self, node: DagNode) -> None:
-        base = self._roots.base_of.get(node.name, "")
-        for device in self._moves.rebuilt.get(node.name, ()):
-            others = (self._home[n] for n in node.inputs if n != base)
-            self._away[node.name, device] = _union((self._away[base, device], *others))
+    def _add_rebuilt(self, index: int) -> None:
+        base = self._graph.base[index]
+        for device in self._moves.rebuilt.get(index, ()):
+            others = [self._at_home(read) for read in self._graph.inputs[index] if read != base]
+            self._away[index, device] = _union([self._made(base, device), *others])
+
+    def _add_transfers(self, index: int) -> None:
+        graph = self._graph
+        for device, slot in self._moves.transfers.get(index, ()):
+            moved = Task(
+                f"{graph.names[index]}_to{slot}",
+                slot,
+                self._at_home(index),
+                output_bytes=graph.num_bytes[index],
+                source=self._slot_at[graph.root[index]],
+            )
+            self._away[index, device] = (self._append(moved),)
+
+    def _made(self, index: int, device: int) -> tuple[int, ...]:
+        """Returns the tasks that make a value on a device."""
+        away = self._away.get((index, device))
+        return self._at_home(index) if away is None else away
+
+    def _at_home(self, index: int) -> tuple[int, ...]:
+        return tuple([self._task_of[maker] for maker in self._graph.behind[index]])
 
     def _append(self, task: Task) -> int:
         self.tasks.append(task)
@@ -197,41 +213,21 @@ def _union(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
     return tuple(sorted({member for group in found for member in group}))
 
 
-def _kept_roots(dag: Dag, roots: Roots) -> frozenset[str]:
-    """Returns the roots of what the caller gets, or what a backward pass that is not here needs.
-
-    Gradients of state are no part of it: `lasting_bytes` counts them.
-    """
-    kept = set()
-    for node in dag:
-        users = dag.users[node.name]
-        is_result = not users and not node.is_backward
-        is_saved = node.saved_bytes and not any(dag[name].is_backward for name in users)
-        if (is_result or is_saved or node.is_output) and not _is_state_gradient(dag, node):
-            kept.add(roots.root_of[node.name])
-    return frozenset(kept)
-
-
-def _without_bytes(dag: Dag, roots: Roots, slot_of: Mapping[str, int]) -> frozenset[str]:
+def _without_bytes(graph: Indexed, slot_at: Sequence[int]) -> frozenset[int]:
     """Returns the operations whose results take no memory of their own.
 
     These are gradients on the slot of their state, whose bytes are lasting ones, and what the inner
     compiler keeps inside of a kernel, if all readers are on its slot.
     """
-    found = {node.name for node in dag if node.is_internal}
-    for node in dag:
-        if is_task(node):
-            slot = slot_of[node.name]
-            found -= {
-                n for n in map(roots.root_of.__getitem__, node.inputs) if slot_of.get(n) != slot
-            }
-        if _is_state_gradient(dag, node):
-            root = roots.root_of[node.name]
-            is_whole = roots.allocated_bytes[root] <= node.output_bytes
-            if is_task(dag[root]) and is_whole and slot_of[root] == slot_of[str(node.gradient_of)]:
-                found.add(root)
+    found = {
+        index
+        for index, readers in graph.internal.items()
+        if all(slot_at[reader] == slot_at[index] for reader in readers)
+    }
+    for index, state in graph.gradients.items():
+        root = graph.root[index]
+        is_task = graph.role[root] in (TASK, GENERATOR)
+        is_whole = graph.allocated_bytes[root] <= graph.num_bytes[index]
+        if is_task and is_whole and slot_at[root] == slot_at[state]:
+            found.add(root)
     return frozenset(found)
-
-
-def _is_state_gradient(dag: Dag, node: DagNode) -> bool:
-    return node.gradient_of is not None and dag[node.gradient_of].kind is NodeKind.STATE

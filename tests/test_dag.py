@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 from hypothesis import given
 
@@ -48,3 +50,28 @@ def test_lookup() -> None:
     assert len(dag) == 2
     assert dag["b"].inputs == ("a",)
     assert not dag["a"].has_work
+
+
+def test_a_changed_node_is_what_replace_makes() -> None:
+    node = DagNode("a", NodeKind.COMPUTE, ("x",), 8, flops=3, shape=(2,))
+    changes = {"name": "b", "output_bytes": 4, "shape": (1,)}
+    assert node.changed(**changes) == dataclasses.replace(node, **changes)  # type: ignore[arg-type]
+    assert node.name == "a"
+
+
+def test_a_node_cannot_be_given_a_field_that_it_does_not_have() -> None:
+    with pytest.raises(TypeError, match=r"no field.*'bytes'"):
+        DagNode("a", NodeKind.COMPUTE).changed(bytes=1)
+
+
+def test_an_analysis_runs_once_for_each_graph() -> None:
+    ran: list[int] = []
+
+    def count(dag: Dag) -> int:
+        ran.append(len(dag))
+        return len(dag)
+
+    dag = Dag((DagNode("a", NodeKind.INPUT),))
+    assert [dag.derived(count), dag.derived(count)] == [1, 1]
+    assert Dag(dag.nodes).derived(count) == 1
+    assert ran == [1, 1]

@@ -178,7 +178,7 @@ def test_the_critical_path_covers_the_makespan_without_a_gap(
 @given(cases, st.sampled_from([0.5, 2.0, 1024.0]))
 def test_all_times_scale_together(case: tuple[Topology, Workload], factor: float) -> None:
     topology, workload = case
-    tasks = tuple(dataclasses.replace(t, seconds=t.seconds * factor) for t in workload.tasks)
+    tasks = tuple(t._replace(seconds=t.seconds * factor) for t in workload.tasks)
     links = {
         pair: Link(link.latency_s * factor, link.bytes_per_s / factor, channel=link.channel)
         for pair, link in topology.links.items()

@@ -7,8 +7,9 @@ import itertools
 from hypothesis import given
 
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.views import find_roots, is_generator, is_task, plan_moves
-from fxdevice.workload import device_of_slots
+from fxdevice.indexed import indexed, is_generator, is_task
+from fxdevice.topology import device_of_slots
+from fxdevice.views import plan_moves
 from tests.planner_cases import Case, placed_problems
 
 
@@ -34,13 +35,15 @@ def has_home(node: DagNode) -> bool:
 def test_the_fewest_bytes_move(case: Case) -> None:
     problem, slot_of = case
     dag, device_of = problem.dag, device_of_slots(problem.topology)
-    moves = plan_moves(dag, find_roots(dag), slot_of, device_of)
+    graph = indexed(dag)
+    slot_at = [slot_of.get(name, -1) for name in graph.names]
+    moves = plan_moves(graph, slot_at, device_of)
     readers = [
         (node, slot)
         for node in dag
         if is_task(node)
         for slot in (
-            [slot for _, slot in moves.versions.get(node.name, ())]
+            [slot for _, slot in moves.versions.get(graph.names.index(node.name), ())]
             if is_generator(node)
             else [slot_of[node.name]]
         )
@@ -54,7 +57,9 @@ def test_the_fewest_bytes_move(case: Case) -> None:
                 if device_of[slot] == device and away and read.output_bytes:
                     needed.append({n.name for n in line(read, dag) if n.output_bytes})
         moved = {
-            name for name, places in moves.transfers.items() if device in [d for d, _ in places]
+            graph.names[index]
+            for index, places in moves.transfers.items()
+            if device in [d for d, _ in places]
         }
         assert all(names & moved for names in needed)
         candidates = sorted(set().union(*needed))

@@ -10,10 +10,10 @@ from hypothesis import given
 from fxdevice.costs import CostTable
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.errors import PlacementError
+from fxdevice.indexed import is_generator, is_task
 from fxdevice.placement import PlacementProblem
-from fxdevice.topology import Slot, Topology
-from fxdevice.views import is_generator, is_task
-from fxdevice.workload import Task, Workload, build_workload, device_of_slots
+from fxdevice.topology import Slot, Topology, device_of_slots
+from fxdevice.workload import Task, Workload, build_workload
 from tests.planner_cases import Case, placed_problems
 
 

@@ -19,30 +19,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from fxdevice.costs import node_seconds
 from fxdevice.dag import DagNode, NodeKind
 from fxdevice.dims import Dims
 from fxdevice.pieces import scattered_dim, undivided_bytes
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.collectives import Collectives, collectives
+from fxdevice.placers.sharding_forms import (
+    AT_HOME,
+    COPIES,
+    EVERYWHERE,
+    IS_RESIDENT,
+    IS_SUM,
+    WHOLE,
+    State,
+    bit,
+    form_of,
+    need_of,
+)
 from fxdevice.topology import Slot
 
-__all__ = ["COPIES", "WHOLE", "Sharding", "State"]
-
-State = int
-"""A label, or one of the two below."""
-
-WHOLE: State = -1
-COPIES: State = -2
-
-# How a value exists: pieces along a dimension (its number), or one of these.
-_IS_SUM = -3
-_IS_RESIDENT = -4
-
-# What a reader needs: a piece along a dimension (its number), or one of these.
-_AT_HOME = WHOLE
-_EVERYWHERE = COPIES
+__all__ = ["Sharding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +60,20 @@ class _Value:
     element: int
     is_result: bool
     is_scattered: bool
+
+
+class _OpState(NamedTuple):
+    """An operation in one state.
+
+    Attributes:
+        work_s: Seconds of the slowest slot.
+        forms: How each value that it makes exists.
+        needs: What it needs of each value that it reads.
+    """
+
+    work_s: float
+    forms: tuple[int, ...]
+    needs: tuple[int, ...]
 
 
 class Sharding:
@@ -87,6 +99,7 @@ class Sharding:
             home: Slot of what is not divided.
         """
         self._dag = problem.dag
+        self._seconds_of = problem.costs.seconds_of
         self._shares = tuple(shares)
         self._slots = [problem.topology.slots[slot] for slot in slots]
         self._home = problem.topology.slots[home]
@@ -97,22 +110,25 @@ class Sharding:
         self._reads: list[list[tuple[int, Dims]]] = []
         self._makes: list[list[int]] = []
         self._add_nodes()
-        self._form = [_IS_RESIDENT if v.maker is None else WHOLE for v in self._values]
-        self._needs: list[dict[int, int]] = [
-            {_AT_HOME: 1} if value.is_result else {} for value in self._values
+        self._form = [IS_RESIDENT if v.maker is None else WHOLE for v in self._values]
+        # How often every value is needed in which form.
+        self._num_needed: list[dict[int, int]] = [
+            {AT_HOME: 1} if value.is_result else {} for value in self._values
         ]
         self._readers: list[list[int]] = [[] for _ in self._values]
         for index, reads in enumerate(self._reads):
             for value, _ in reads:
                 self._readers[value].append(index)
-                needs = self._needs[value]
-                needs[_AT_HOME] = needs.get(_AT_HOME, 0) + 1
-        self._moving_s = [self._value_seconds(value) for value in range(len(self._values))]
-        self._known_needs: list[dict[State, tuple[int, ...]]] = [{} for _ in self.nodes]
-        # Seconds that are known; None for a node without work.
-        self._work_s: list[dict[State, float] | None] = [
-            {} if node.has_work else None for node in self.nodes
-        ]
+                needed = self._num_needed[value]
+                needed[AT_HOME] = needed.get(AT_HOME, 0) + 1
+        # The forms in which every value is needed, one bit each.
+        self._needs = [sum(bit(need) for need in needed) for needed in self._num_needed]
+        # Sizes and forms repeat from layer to layer.
+        self._known_moving_s: dict[tuple[int, bool, int, int], float] = {}
+        self._moving_s = [0.0] * len(self._values)
+        for value in range(len(self._values)):
+            self._update(value)
+        self._known: list[dict[State, _OpState]] = [{} for _ in self.nodes]
 
     def _add_nodes(self) -> None:
         value_of: dict[str, int] = {}
@@ -160,34 +176,25 @@ class Sharding:
         before = self.state[index]
         if state == before:
             return 0.0
-        added_s = self.work_seconds(index, state) - self.work_seconds(index, before)
+        old, new = self._op_state(index, before), self._op_state(index, state)
         self.state[index] = state
-        for value in self._makes[index]:
-            self._form[value] = self._form_of(index, self._values[value].element)
+        added_s = new.work_s - old.work_s
+        for value, form in zip(self._makes[index], new.forms, strict=True):
+            self._form[value] = form
             added_s += self._update(value)
-        needed = zip(
-            self._reads[index],
-            self._needs_in(index, before),
-            self._needs_in(index, state),
-            strict=True,
-        )
-        for (value, _), old, new in needed:
-            if old != new:
-                needs = self._needs[value]
-                if needs[old] == 1:
-                    del needs[old]
-                else:
-                    needs[old] -= 1
-                needs[new] = needs.get(new, 0) + 1
+        for (value, _), need_before, need in zip(
+            self._reads[index], old.needs, new.needs, strict=True
+        ):
+            if need_before != need:
+                needed = self._num_needed[value]
+                needed[need_before] -= 1
+                if not needed[need_before]:
+                    self._needs[value] -= bit(need_before)
+                if not needed.get(need):
+                    self._needs[value] += bit(need)
+                needed[need] = needed.get(need, 0) + 1
                 added_s += self._update(value)
         return added_s
-
-    def _needs_in(self, index: int, state: State) -> tuple[int, ...]:
-        """Returns what an operation in a state needs of each of its inputs."""
-        known = self._known_needs[index]
-        if state not in known:
-            known[state] = tuple([_need(state, dims) for _, dims in self._reads[index]])
-        return known[state]
 
     def seconds(self) -> float:
         """Returns the predicted seconds of everything."""
@@ -196,59 +203,65 @@ class Sharding:
 
     def work_seconds(self, index: int, state: State) -> float:
         """Returns the seconds of an operation in a state, the slowest slot's."""
-        known = self._work_s[index]
-        if known is None:
-            return 0.0
-        if state not in known:
-            known[state] = self._new_work_seconds(self.nodes[index], state)
-        return known[state]
+        return self._op_state(index, state).work_s
+
+    def _op_state(self, index: int, state: State) -> _OpState:
+        """Returns what an operation in a state takes, makes and needs."""
+        known = self._known[index]
+        found = known.get(state)
+        if found is None:
+            node = self.nodes[index]
+            known[state] = found = _OpState(
+                self._new_work_seconds(node, state) if node.has_work else 0.0,
+                tuple([form_of(node, state, self._values[v].element) for v in self._makes[index]]),
+                tuple([need_of(state, dims) for _, dims in self._reads[index]]),
+            )
+        return found
 
     def _new_work_seconds(self, node: DagNode, state: State) -> float:
         if state == WHOLE:
-            return node_seconds(node, self._home)
+            return self._seconds_of[node.name][self._home.index]
         if state == COPIES:
-            return max(node_seconds(node, slot) for slot in self._slots)
+            return max([self._seconds_of[node.name][slot.index] for slot in self._slots])
         whole_bytes, total = undivided_bytes(node, state, self._dag), sum(self._shares)
         return max(
             _piece_seconds(node, slot, share / total, whole_bytes)
             for slot, share in zip(self._slots, self._shares, strict=True)
         )
 
-    def _form_of(self, index: int, element: int) -> int:
-        state, dims = self.state[index], self.nodes[index].dims
-        if state < 0 or dims is None:
-            return state
-        # A tuple as such, which only its elements read.
-        labels = dims.outputs[element] if element < len(dims.outputs) else ()
-        return labels.index(state) if state in labels else _IS_SUM
-
     def _update(self, value: int) -> float:
-        before_s = self._moving_s[value]
-        self._moving_s[value] = self._value_seconds(value)
-        return self._moving_s[value] - before_s
+        """Looks again at what moving a value takes; returns the seconds that this adds."""
+        about, before_s = self._values[value], self._moving_s[value]
+        key = (about.num_bytes, about.is_scattered, self._form[value], self._needs[value])
+        found_s = self._known_moving_s.get(key)
+        if found_s is None:
+            found_s = self._known_moving_s[key] = self._new_moving_seconds(value)
+        self._moving_s[value] = found_s
+        return found_s - before_s
 
-    def _value_seconds(self, value: int) -> float:
+    def _new_moving_seconds(self, value: int) -> float:
         """Returns the seconds until a value is where it is needed."""
         num_bytes = self._values[value].num_bytes
-        form, needs = self._form[value], self._needs[value]
+        form = self._form[value]
+        needs = {need for need, number in self._num_needed[value].items() if number}
         if not num_bytes or form == COPIES or not needs:
             return 0.0
         moves, part_bytes = self._collectives, num_bytes / len(self._slots)
         if form in needs and len(needs) == 1:
             return 0.0
-        if form in (WHOLE, _IS_RESIDENT):
+        if form in (WHOLE, IS_RESIDENT):
             num_cuts = sum([need >= 0 for need in needs])
             moved = moves.sent if form == WHOLE else moves.sent_ahead
-            if _EVERYWHERE in needs:
+            if EVERYWHERE in needs:
                 return moved.seconds(num_bytes)
             return num_cuts * moved.seconds(part_bytes)
-        is_exchanged = len(needs) > (_AT_HOME in needs) + (form in needs)
+        is_exchanged = len(needs) > (AT_HOME in needs) + (form in needs)
         moved = moves.exchanged if is_exchanged else moves.gathered
-        if form == _IS_SUM and self._values[value].is_scattered:
+        if form == IS_SUM and self._values[value].is_scattered:
             adds_s = (len(self._slots) - 1) * self._traffic_seconds(3 * part_bytes)
             summed_s = moves.exchanged.seconds(part_bytes) + adds_s
             return summed_s + moved.seconds(part_bytes) + self._traffic_seconds(2 * num_bytes)
-        if form == _IS_SUM:
+        if form == IS_SUM:
             adds_s = (len(self._slots) - 1) * self._traffic_seconds(3 * num_bytes)
             return moved.seconds(num_bytes) + adds_s
         return moved.seconds(part_bytes) + self._traffic_seconds(2 * num_bytes)
@@ -258,15 +271,7 @@ class Sharding:
         return spec.launch_s + num_bytes / spec.memory_bytes_per_s
 
 
-def _need(state: State, dims: Dims) -> int:
-    """Returns what an operation in a state needs of an input with these labels."""
-    if state < 0:
-        return state
-    return dims.index(state) if state in dims else _EVERYWHERE
-
-
 def _piece_seconds(node: DagNode, slot: Slot, share: float, whole_bytes: int) -> float:
-    arithmetic_s = share * node.flops / slot.spec.peak_flops_per_s(node.dtype)
     traffic_bytes = whole_bytes + share * (node.traffic_bytes - whole_bytes)
-    memory_s = traffic_bytes / slot.spec.memory_bytes_per_s
-    return node.num_launches * slot.spec.launch_s + max(arithmetic_s, memory_s)
+    work_s = slot.spec.work_s(share * node.flops, traffic_bytes, node.dtype, node.work_kind)
+    return node.time_factor(slot.index) * (node.num_launches * slot.spec.launch_s + work_s)

@@ -10,8 +10,9 @@ from fxdevice.pieces import can_divide, lowest_terms
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.batch import find_batch
 from fxdevice.placers.data import weighted_shares
-from fxdevice.placers.sharding import COPIES, WHOLE, Sharding
+from fxdevice.placers.sharding import Sharding
 from fxdevice.placers.sharding_axes import Axes, find_axes
+from fxdevice.placers.sharding_forms import COPIES, WHOLE
 from fxdevice.placers.sharding_search import Choices, choose_states
 from fxdevice.placers.units import UnitGraph
 

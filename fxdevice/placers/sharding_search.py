@@ -20,7 +20,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from fxdevice.dims import Label
-from fxdevice.placers.sharding import COPIES, WHOLE, Sharding, State
+from fxdevice.placers.sharding import Sharding
+from fxdevice.placers.sharding_forms import COPIES, WHOLE, State
 
 __all__ = ["Choices", "choose_states"]
 

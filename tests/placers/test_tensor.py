@@ -21,7 +21,8 @@ from fxdevice.expand import expand
 from fxdevice.pieces import Role, can_divide
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.memory import memory_limits
-from fxdevice.placers.sharding import COPIES, WHOLE, Sharding
+from fxdevice.placers.sharding import Sharding
+from fxdevice.placers.sharding_forms import COPIES, WHOLE
 from fxdevice.placers.single import place_single
 from fxdevice.placers.tensor import place_tensor
 from fxdevice.topology import Link, Slot, Topology
@@ -154,7 +155,7 @@ def test_memory_limits() -> None:
     fits = graph.problem(limits=[state_bytes, state_bytes])
     assert evaluate(fits, place_tensor(fits)).excess_bytes == (0, 0)
     assert memory_limits(fits)[0] == state_bytes
-    tight = graph.problem(limits=[state_bytes // 2, state_bytes // 2])
+    tight = graph.problem(limits=[state_bytes // 4, state_bytes // 4])
     with pytest.raises(PlacementError, match="max_memory of slot 0 to"):
         place_tensor(tight)
 
