@@ -34,6 +34,8 @@ def compile(
     repair: str = "warn",
     debug: bool | str = False,
     plan: Plan | None = None,
+    no_split: Sequence[str] = (),
+    profile: bool = False,
 ) -> ModelT:
     """Puts a model on several devices.
 
@@ -46,8 +48,11 @@ def compile(
         devices: One entry a slot: ints (the machine's accelerator; CPU slots where there is none),
             strings or torch devices. Repeats are allowed: two slots on one device. None means all
             devices of the accelerator.
-        strategy: "single", "pipeline" (contiguous stages, balanced by time under the memory
-            limits) or "auto" (pipeline for several slots).
+        strategy: "single", "data" (the batch is divided), "tensor" (features and heads are),
+            "pipeline" (contiguous stages, balanced by time under the memory limits), "branch"
+            (operators), "data_pipeline", or "auto": every graph by the one that is predicted to be
+            fastest of those that fit. CPU slots and simulated devices take turns, so that this is
+            "single" there unless a memory limit or a pin is in its way.
         device_map: Pins modules to devices, in Accelerate's form: module name to device.
         max_memory: Memory limits in Accelerate's form: device to bytes or text such as "10GiB".
         inner: What compiles the single-device partitions: "inductor", "eager", another Dynamo
@@ -62,6 +67,11 @@ def compile(
             names node, device, source line and shapes in every error; "numbers" also stops at the
             first NaN or infinity. Slow.
         plan: What `fxdevice.plan` made for this model; followed instead of a strategy.
+        no_split: Modules that must not be divided between slots, by class name (as in Accelerate's
+            `no_split_module_classes`) or by qualified name.
+        profile: Measure instead of predict: every distinct module is compiled and run on its own
+            before the graph is placed, and every partition several times in its first call. The
+            report shows measured beside predicted seconds.
 
     Returns:
         The same module, or a callable in place of a function.
@@ -69,7 +79,8 @@ def compile(
     Raises:
         DeviceError: `devices` cannot be used.
         CompileOptionError: Another option cannot be used, or `model` was compiled before.
-        PlacementError: The state does not fit into `max_memory`.
+        PlacementError: The state does not fit into `max_memory`, or pins contradict each other or
+            `no_split`.
         PlanError: The plan is for another model or another number of slots, or another option
             contradicts it.
         StateError: The module has no weights (meta device).
@@ -95,13 +106,16 @@ def compile(
         repair=repair,
         debug=debug,
         plan=plan,
+        no_split=no_split,
+        profile=profile,
     )
     if isinstance(model, nn.Module):
-        check_module(model, options)
-        CompiledModel(model, options).install()
+        CompiledModel(model, check_module(model, options)).install()
         return model
     if options.pins:
         raise CompileOptionError("device_map needs a module; a function has no module names to pin")
+    if options.no_split:
+        raise CompileOptionError("no_split needs a module; a function has no modules to name")
     return CompiledFunction(model, options)  # type: ignore[return-value]
 
 

@@ -20,8 +20,9 @@ from fxdevice.errors import CaptureError, FxDeviceError, RepairError
 from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
 from fxdevice.graph_log import log_placed
+from fxdevice.machine import topology_of
 from fxdevice.module_paths import input_name
-from fxdevice.options import CompileOptions, topology_of
+from fxdevice.options import CompileOptions
 from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.repairs import outputs_on_cpu, repairs_in
@@ -81,6 +82,8 @@ class GraphCompiler:
             resident_bytes=self._resident_bytes(),
             plan=self.options.plan,
             is_first=not self._records.graphs,
+            together=self.options.no_split,
+            profile=self.options.profile,
         )
         try:
             compiled = self._capture(module, example_inputs, driver)
@@ -96,7 +99,9 @@ class GraphCompiler:
             )
         for lowered in driver.lowered:
             log_placed(len(self._records.graphs), lowered)
-        self._records.add_graph(CapturedGraph(module, homes, driver.lowered, break_of(module)))
+        self._records.add_graph(
+            CapturedGraph(module, homes, driver.lowered, break_of(module), choice=driver.choice)
+        )
         return with_backward_context(self._leaving_cpu_results(module.graph, compiled))
 
     def _capture(
@@ -193,7 +198,9 @@ class GraphCompiler:
         here_bytes = sum(tensor_bytes(example_inputs[i]) for i in fresh)
         unplaced_bytes = sum(found.num_bytes for found in state.unplaced())
         self._comes_in_pieces |= here_bytes < _WHOLE_MODEL * unplaced_bytes
-        if self._comes_in_pieces:
+        # Under "auto" each graph is placed where it is fastest, as long as one slot could hold all.
+        is_free = self.options.strategy == "auto" and state.fits_one_slot()
+        if self._comes_in_pieces and not is_free:
             for i in fresh:
                 homes[i] = replace(homes[i], slot=state.slot_in_order(homes[i].name))
         return homes

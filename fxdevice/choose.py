@@ -6,16 +6,26 @@ wins; among equals the one that is listed first, which is the simpler one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from fxdevice.collector import without_collection
 from fxdevice.costs import format_bytes
 from fxdevice.errors import PlacementError
 from fxdevice.evaluate import Evaluation, evaluate
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers import placer_named, strategy_names
+from fxdevice.topology import Topology
 
-__all__ = ["Trial", "best_trial", "no_strategy", "try_strategies"]
+__all__ = [
+    "Choice",
+    "Trial",
+    "Tried",
+    "best_trial",
+    "choose_strategy",
+    "no_strategy",
+    "try_strategies",
+]
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,64 @@ class Trial:
         return not self.refusal
 
 
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What a report tells of one strategy.
+
+    Attributes:
+        strategy: Its name.
+        makespan_s: Seconds of one execution; None when it was refused before they were known.
+        refusal: Why it cannot be used; empty when it can.
+    """
+
+    strategy: str
+    makespan_s: float | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which strategy "auto" took for one graph, and what it was compared with.
+
+    Attributes:
+        strategy: The strategy that was chosen.
+        makespan_s: Seconds of one execution under it.
+        tried: Every strategy that was tried, in order, the chosen one too.
+        takes_turns: The slots run one operation at a time between them, so that nothing is faster
+            than one of them alone, and nothing else was tried once that was possible.
+    """
+
+    strategy: str
+    makespan_s: float
+    tried: tuple[Tried, ...]
+    takes_turns: bool = False
+
+
+def choose_strategy(
+    problem_of: Callable[[str], PlacementProblem], topology: Topology
+) -> tuple[Trial, Choice]:
+    """Returns the fastest trial of one graph, and why it is that one.
+
+    Args:
+        problem_of: The problem as a strategy sees it, by the strategy's name.
+        topology: The slots.
+
+    Raises:
+        PlacementError: No strategy is usable; says why for each.
+    """
+    takes_turns = _takes_turns(topology)
+    names = strategy_names() if len(topology.slots) > 1 else ("single",)
+    trials: list[Trial] = []
+    for name in names:
+        trials += try_strategies(problem_of(name), (name,))
+        if name == "single" and takes_turns and _is_alone(trials[-1]):
+            break
+    best = best_trial(trials)
+    tried = tuple(Tried(t.strategy, _seconds(t), t.refusal) for t in trials)
+    has_left_out = takes_turns and len(trials) < len(names)
+    return best, Choice(best.strategy, _makespan_s(best), tried, has_left_out)
+
+
 def try_strategies(problem: PlacementProblem, strategies: Sequence[str] = ()) -> tuple[Trial, ...]:
     """Returns what comes of each strategy.
 
@@ -48,7 +116,8 @@ def try_strategies(problem: PlacementProblem, strategies: Sequence[str] = ()) ->
         problem: What is to be placed.
         strategies: Names; none means all.
     """
-    return tuple(_try(problem, strategy) for strategy in strategies or strategy_names())
+    with without_collection():
+        return tuple(_try(problem, strategy) for strategy in strategies or strategy_names())
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
@@ -73,6 +142,26 @@ def no_strategy(refusals: Sequence[tuple[str, str]]) -> PlacementError:
         return PlacementError(refusals[0][1])
     reasons = "".join(f"\n  {strategy}: {refusal}" for strategy, refusal in refusals)
     return PlacementError(f"no strategy can place this model:{reasons}")
+
+
+def _takes_turns(topology: Topology) -> bool:
+    """Returns whether the slots are alike and never work at the same time.
+
+    Dividing work or sending it between such slots only adds to the sum of all seconds, which is
+    what one of them takes alone.
+    """
+    first = topology.slots[0]
+    return all(s.queue_name == first.queue_name and s.spec == first.spec for s in topology.slots)
+
+
+def _is_alone(trial: Trial) -> bool:
+    """Returns whether one slot does everything; pins may have put a part elsewhere."""
+    placement = trial.placement
+    return trial.is_usable and placement is not None and len(set(placement.slot_of.values())) < 2
+
+
+def _seconds(trial: Trial) -> float | None:
+    return None if trial.evaluation is None else trial.evaluation.makespan_s
 
 
 def _makespan_s(trial: Trial) -> float:

@@ -9,37 +9,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
 
+from fxdevice.choose import Choice, choose_strategy
 from fxdevice.costs import CostTable
-from fxdevice.costs import estimate_costs as cost_table
 from fxdevice.cut import cut_joint
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.errors import PlacementError
 from fxdevice.expand import expand
 from fxdevice.expanded import expanded_problem
 from fxdevice.graph_inputs import GraphInputs, input_index
-from fxdevice.memory_model import MemoryOptions
 from fxdevice.passes.assign_devices import assign_devices
 from fxdevice.passes.assign_slots import assign_slots
 from fxdevice.passes.divide_nodes import divide_nodes
 from fxdevice.passes.insert_transfers import insert_transfers
 from fxdevice.passes.normalize import normalize
+from fxdevice.passes.order_nodes import order_nodes
 from fxdevice.passes.partition import Partitioning, partition
-from fxdevice.passes.prepare import strategy_graph
 from fxdevice.pipeline import Pass, Pipeline
 from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
-from fxdevice.placement import Placement, PlacementProblem
+from fxdevice.placement import Placement, ordered_problem
 from fxdevice.placers import divides, placer_named
 from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.plans import Plan
+from fxdevice.profiling import TimedCompiler, TimeFactors, measure_modules
 from fxdevice.runtime.executor import SerialExecutor
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.lower import lower
 from fxdevice.runtime.program import Program
+from fxdevice.strategy_problems import StrategyProblems
 from fxdevice.topology import Topology
 from fxdevice.verify import verify
 
@@ -86,15 +87,18 @@ class GraphDriver:
     Attributes:
         inputs: What is known of the graph's inputs.
         topology: The slots.
-        strategy: Name of the placer.
+        strategy: Name of the placer; "auto" for the fastest that fits, by simulation.
         inner: The inner compiler.
         resident_bytes: Bytes of state that is already on each slot.
         plan: A plan to follow: node by node where the graph is one that was planned, else by its
             strategy around the places of its state.
         is_first: Whether no graph of the model was placed before.
+        together: Qualified names of modules that must not be divided between slots.
+        profile: Whether to measure modules and partitions.
         lowered: The graphs lowered so far.
         state_slots: Slot that the placement gave each state input, by input position.
         is_captured: Whether AOTAutograd has captured the graph; a later failure is not its own.
+        choice: Why "auto" took its strategy; None under any other.
     """
 
     inputs: GraphInputs
@@ -104,9 +108,12 @@ class GraphDriver:
     resident_bytes: tuple[int, ...]
     plan: Plan | None = None
     is_first: bool = True
+    together: tuple[str, ...] = ()
+    profile: bool = False
     lowered: list[LoweredGraph] = field(default_factory=list)
     state_slots: dict[int, int] = field(default_factory=dict)
     is_captured: bool = False
+    choice: Choice | None = None
     _dag: Dag | None = None
     _costs: CostTable | None = None
 
@@ -119,14 +126,14 @@ class GraphDriver:
         does not transfer it again.
         """
         self.is_captured = True
-        graph = self._place(normalize(joint.graph))
+        graph = self._place(joint, normalize(joint.graph))
         placed = insert_transfers(self._placed(joint, graph))
         return cut_joint(fx.GraphModule(joint, placed.graph), joint_inputs, **options)
 
     def compile_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
         """Places and lowers a graph that no gradient is asked of."""
         self.is_captured = True
-        return self._lower(module, self._place(normalize(module.graph)), "inference")
+        return self._lower(module, self._place(module, normalize(module.graph)), "inference")
 
     def compile_forward(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
         """Lowers the forward graph that `split` made."""
@@ -136,20 +143,24 @@ class GraphDriver:
         """Lowers the backward graph that `split` made."""
         return self._lower(module, module.graph, "backward")
 
-    def _place(self, graph: fx.Graph) -> fx.Graph:
+    def _place(self, root: fx.GraphModule, graph: fx.Graph) -> fx.Graph:
         """Places a normalized graph; returns it, or the graph of its pieces, with slots."""
-        strategy = self._strategy()
-        known = self.inputs.by_placeholder(graph)
-        qualified = self.inputs.module_paths.qualified
-        graph, dag = strategy_graph(graph, strategy, known, qualified, self.inner.name)
-        pins = {name: found.slot for name, found in known.items() if found.slot is not None}
-        pins |= self.inputs.pinned_nodes(dag)
-        costs = cost_table(dag, self.topology)
-        memory = MemoryOptions(holds_inputs=self.inner.name == "eager")
-        problem = PlacementProblem(dag, self.topology, costs, pins, self.resident_bytes, memory)
-        placement = None if self.plan is None else self.plan.placement_of(dag)
-        if placement is None:
-            placement = self._placement(problem, strategy)
+        problems = StrategyProblems(
+            graph,
+            self.inputs,
+            self.inner.name,
+            self.topology,
+            self.resident_bytes,
+            self.together,
+        )
+        if self.profile and self._has_choice():
+            problems = replace(problems, factors=self._factors(root, graph, problems))
+        strategy, placement = self._placement(problems)
+        graph, problem = problems.graph_for(strategy), problems.problem_for(strategy)
+        if placement.order:
+            graph = order_nodes(graph, placement.order)
+            problem = ordered_problem(problem, placement.order)
+        dag = problem.dag
         self._record_state(graph, placement, dag)
         if placement.layout_of:
             returned = [node.name for node in graph.output_node().all_input_nodes]
@@ -160,28 +171,48 @@ class GraphDriver:
         assign_slots(graph, placement, self.inputs.located(graph, placement))
         return graph
 
-    def _placement(self, problem: PlacementProblem, strategy: str) -> Placement:
-        """Places a graph; one that is not the model's first need not suit the strategy.
+    def _has_choice(self) -> bool:
+        """Returns whether a placement depends on what anything takes."""
+        is_given = self.plan is not None or self.strategy == "single"
+        return len(self.topology.slots) > 1 and not is_given
 
-        Between graph breaks there are small graphs without a batch, or without anything to divide.
+    def _factors(
+        self, root: fx.GraphModule, graph: fx.Graph, problems: StrategyProblems
+    ) -> TimeFactors:
+        return measure_modules(
+            PlacedGraph(root, graph, self.inputs.slots, ()),
+            problems.problem_for("single").dag,
+            self.topology,
+            self.inner,
+            fuses=self.inner.name == "inductor",
+        )
+
+    def _placement(self, problems: StrategyProblems) -> tuple[str, Placement]:
+        """Places a graph; returns the strategy whose graph was placed, and where.
+
+        A graph that is not the model's first need not suit the strategy: between graph breaks there
+        are small graphs without a batch, or without anything to divide.
 
         Raises:
-            PlacementError: The strategy cannot place the graph.
+            PlacementError: The strategy, or every one under "auto", cannot place the graph.
         """
+        if self.plan is None and self.strategy == "auto":
+            trial, self.choice = choose_strategy(problems.problem_for, self.topology)
+            assert trial.placement is not None
+            log.info("auto chose %s", trial.strategy)
+            return trial.strategy, trial.placement
+        strategy = self.strategy if self.plan is None else self.plan.strategy
+        problem = problems.problem_for(strategy)
+        planned = None if self.plan is None else self.plan.placement_of(problem.dag)
+        if planned is not None:
+            return strategy, planned
         try:
-            return placer_named(strategy)(problem)
+            return strategy, placer_named(strategy)(problem)
         except PlacementError as error:
             if self.is_first or not divides(strategy):
                 raise
             log.info("a later graph is placed by 'pipeline' instead of %r: %s", strategy, error)
-            return place_pipeline(problem)
-
-    def _strategy(self) -> str:
-        if self.plan is not None:
-            return self.plan.strategy
-        if self.strategy != "auto":
-            return self.strategy
-        return "single" if len(self.topology.slots) == 1 else "pipeline"
+            return strategy, place_pipeline(problem)
 
     def _record_state(self, graph: fx.Graph, placement: Placement, dag: Dag) -> None:
         for node in graph.find_nodes(op="placeholder"):
@@ -202,7 +233,7 @@ class GraphDriver:
         program = lower(
             placed,
             partitioning,
-            self.inner,
+            TimedCompiler(self.inner) if self.profile else self.inner,
             label=label,
             resident=self.inputs.resident_placeholders(graph),
         )

@@ -19,7 +19,7 @@ from fxdevice.records import Records
 
 __all__ = ["fxdevice_backend"]
 
-_FRONT_END_OPTIONS = ("dynamic", "fullgraph", "device_map", "output_device")
+_FRONT_END_OPTIONS = ("dynamic", "fullgraph", "device_map", "no_split", "output_device")
 """What `torch.compile` itself decides, or what needs a module."""
 
 

@@ -19,6 +19,7 @@ from fxdevice.align import AlignEager
 from fxdevice.aligned_methods import align_methods, restore_methods
 from fxdevice.backend import GraphCompiler
 from fxdevice.call_context import CallContext
+from fxdevice.machine import topology_of
 from fxdevice.options import CompileOptions
 from fxdevice.records import Records
 from fxdevice.stale_guards import watch_of
@@ -92,8 +93,15 @@ class CompiledModel:
         self.name = type(module).__name__
         self.options = options
         self.records = Records()
-        limits_bytes = options.memory_bytes[: 1 if options.strategy == "single" else None]
-        self.state = ModuleState(module, options.devices, options.pins, limits_bytes)
+        limits_bytes = [slot.memory_bytes for slot in topology_of(options).slots]
+        self.state = ModuleState(
+            module,
+            options.devices,
+            options.pins,
+            limits_bytes[: 1 if options.strategy == "single" else None],
+            together=options.no_split,
+            prefers_one_slot=options.strategy == "auto" and options.plan is None,
+        )
         self.compiler = GraphCompiler(options, self.state, self.records)
         align = AlignEager(options.devices, self.state, self.records)
         self.context = CallContext(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -15,9 +15,8 @@ from fxdevice.devices import DeviceLike, resolve_device, resolve_devices
 from fxdevice.errors import CompileOptionError, DeviceError, PlanError
 from fxdevice.placers import strategy_names
 from fxdevice.plans import Plan
-from fxdevice.topology import Slot, Topology
 
-__all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes", "topology_of"]
+__all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes"]
 
 InnerLike: TypeAlias = str | Callable[..., Any]
 
@@ -45,6 +44,9 @@ class CompileOptions:
             infinity as well.
         repair: "warn", "silent" or "error": what to do where eager code would mix devices.
         plan: The plan to follow, or None.
+        no_split: Modules that must not be divided: what the caller wrote, and qualified names once
+            `fxdevice.preflight.check_module` has seen the module.
+        profile: Measure modules before they are placed, and partitions when they run first.
     """
 
     devices: tuple[torch.device, ...]
@@ -58,6 +60,8 @@ class CompileOptions:
     repair: str = "warn"
     debug: bool | str = False
     plan: Plan | None = None
+    no_split: tuple[str, ...] = ()
+    profile: bool = False
 
 
 def make_options(
@@ -73,6 +77,8 @@ def make_options(
     repair: str = "warn",
     debug: bool | str = False,
     plan: Plan | None = None,
+    no_split: Sequence[str] = (),
+    profile: bool = False,
 ) -> CompileOptions:
     """Returns checked options. The arguments are those of `fxdevice.compile`.
 
@@ -86,7 +92,7 @@ def make_options(
     names = ("auto", *strategy_names())
     if strategy not in names:
         raise CompileOptionError(f"unknown strategy {strategy!r}; expected one of {list(names)}")
-    for name, flag in (("dynamic", dynamic), ("fullgraph", fullgraph)):
+    for name, flag in (("dynamic", dynamic), ("fullgraph", fullgraph), ("profile", profile)):
         if not isinstance(flag, bool) and not (flag is None and name == "dynamic"):
             raise TypeError(f"{name} must be True or False; found {flag!r}")
     if repair not in _REPAIR:
@@ -98,13 +104,18 @@ def make_options(
             f"debug={debug!r} runs the nodes one by one, so that inner={inner!r} has nothing to "
             "compile; leave inner out"
         )
+    if debug and profile:
+        raise CompileOptionError(
+            f"profile=True measures compiled partitions, and debug={debug!r} runs the nodes one by "
+            "one; leave one of them out"
+        )
     if not (inner is None or isinstance(inner, str) or callable(inner)):
         raise TypeError(
             f"inner must be the name of a Dynamo backend or a callable; found {inner!r}"
         )
     pins = _pins(device_map, resolved)
     if plan is not None:
-        _check_plan(plan, len(resolved), strategy, pins)
+        _check_plan(plan, len(resolved), strategy, pins, no_split)
         pins = MappingProxyType({name: state.slot for name, state in plan.state.items()})
     return CompileOptions(
         devices=resolved,
@@ -118,30 +129,9 @@ def make_options(
         repair=repair,
         debug=debug,
         plan=plan,
+        no_split=_names(no_split),
+        profile=profile,
     )
-
-
-def topology_of(options: CompileOptions) -> Topology:
-    """Returns the slots of `options` as the placers see them."""
-    limits = options.memory_bytes or (None,) * len(options.devices)
-    if options.plan is not None:
-        planned = options.plan.topology
-        slots = zip(planned.slots, options.devices, limits, strict=True)
-        return replace(
-            planned,
-            slots=tuple(replace(s, device=str(d), memory_bytes=limit) for s, d, limit in slots),
-        )
-    return Topology(
-        tuple(
-            Slot(index, str(device), memory_bytes=limit, queue=_queue(device))
-            for index, (device, limit) in enumerate(zip(options.devices, limits, strict=True))
-        )
-    )
-
-
-def _queue(device: torch.device) -> int | None:
-    """Returns the queue of a slot: the calling thread computes for CPU slots, one after another."""
-    return 0 if device.type in ("cpu", torch._C._get_privateuse1_backend_name()) else None
 
 
 def parse_bytes(size: int | str) -> int:
@@ -182,7 +172,24 @@ def _pins(
     )
 
 
-def _check_plan(plan: Plan, num_slots: int, strategy: str, pins: Mapping[str, int]) -> None:
+def _names(no_split: Sequence[str]) -> tuple[str, ...]:
+    """Returns what must not be split, as it was written.
+
+    Raises:
+        TypeError: It is no sequence of strings.
+    """
+    is_list = isinstance(no_split, Sequence) and not isinstance(no_split, str)
+    if not is_list or not all(isinstance(name, str) for name in no_split):
+        raise TypeError(
+            "no_split must be a list of names of module classes or modules, such as "
+            f"['LlamaDecoderLayer']; found {no_split!r}"
+        )
+    return tuple(no_split)
+
+
+def _check_plan(
+    plan: Plan, num_slots: int, strategy: str, pins: Mapping[str, int], no_split: Sequence[str]
+) -> None:
     """Refuses a plan that the other options contradict.
 
     Raises:
@@ -206,6 +213,8 @@ def _check_plan(plan: Plan, num_slots: int, strategy: str, pins: Mapping[str, in
         )
     if pins:
         raise PlanError("the plan says where modules go; leave device_map out, or plan with it")
+    if no_split:
+        raise PlanError("the plan says what stays together; leave no_split out, or plan with it")
 
 
 def _memory_bytes(

@@ -6,7 +6,7 @@ immutable.
 
 Besides the slots that run operations, a placed graph has *caller slots*: one for each device
 outside of the slots on which the caller keeps an input. Graph inputs live there, transfers start
-and end there, and no operation runs there.
+and end there, and of operations only views are taken there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -12,19 +15,30 @@ from fxdevice.options import CompileOptions
 from fxdevice.pins import Pins
 from fxdevice.plans import Plan
 from fxdevice.state import state_tensors
+from fxdevice.together import outermost
 
-__all__ = ["check_module", "check_pins", "check_plan", "modules_named", "unknown_names"]
+__all__ = [
+    "check_module",
+    "check_pins",
+    "check_plan",
+    "modules_named",
+    "pins_of_whole",
+    "unknown_names",
+]
 
 
-def check_module(module: nn.Module, options: CompileOptions) -> None:
+def check_module(module: nn.Module, options: CompileOptions) -> CompileOptions:
     """Checks that the options fit the module.
 
+    Returns:
+        The options, with `no_split` and pins by qualified names.
+
     Raises:
-        CompileOptionError: A pin names no module, parameter or buffer; or a submodule is compiled
-            by fxdevice already.
+        CompileOptionError: A pin names no module, parameter or buffer; `no_split` names no module
+            and no class of one; or a submodule is compiled by fxdevice already.
         PlanError: The plan is for another model.
-        PlacementError: Pins contradict each other, or the state is larger than all memory limits
-            together.
+        PlacementError: Pins contradict each other or `no_split`, or the state is larger than all
+            memory limits together.
         StateError: A lazy module has no shapes yet.
     """
     lazy = [s.name for s in state_tensors(module) if torch.nn.parameter.is_lazy(s.tensor)]
@@ -43,6 +57,10 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
             f"its children are {top}"
         )
     check_pins(module, Pins(options.pins))
+    together = modules_named(module, options.no_split)
+    options = replace(
+        options, no_split=together, pins=pins_of_whole(module, options.pins, together)
+    )
     limits = options.memory_bytes
     needed = sum(state.num_bytes for state in state_tensors(module))
     available = sum(limit for limit in limits if limit is not None)
@@ -52,6 +70,7 @@ def check_module(module: nn.Module, options: CompileOptions) -> None:
             f"{available:,} on {len(limits)} slots: {needed - available:,} bytes are missing. "
             f"Raise max_memory or name more devices"
         )
+    return options
 
 
 def check_plan(module: nn.Module, plan: Plan) -> None:
@@ -116,15 +135,56 @@ def modules_named(module: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
         names: Names of classes, or qualified names of modules.
 
     Raises:
-        CompileOptionError: A name is neither.
+        CompileOptionError: A name is neither; the text has those that come near.
     """
-    found = []
+    known = {path: type(part).__name__ for path, part in module.named_modules() if path}
+    found: list[str] = []
     for name in names:
-        meant = [p for p, m in module.named_modules() if p and name in (p, type(m).__name__)]
+        meant = [path for path, kind in known.items() if name in (path, kind)]
         if not meant:
+            words = list(dict.fromkeys((*known.values(), *known)))
+            near = difflib.get_close_matches(name, words, n=4, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise CompileOptionError(
                 f"no_split names {name!r}, which is neither a module of {type(module).__name__} "
-                "nor the class of one"
+                f"nor the class of one{hint}"
             )
         found += meant
     return tuple(dict.fromkeys(found))
+
+
+def pins_of_whole(
+    module: nn.Module, pins: Mapping[str, int], together: Sequence[str]
+) -> Mapping[str, int]:
+    """Returns the pins with one for each whole module of which a part is pinned.
+
+    Args:
+        module: The model.
+        pins: Slot by name of a module or tensor.
+        together: Qualified names of modules that must not be divided.
+
+    Raises:
+        PlacementError: Parts of one of those modules are pinned to different slots.
+    """
+    if not pins or not together:
+        return pins
+    places = Pins(pins)
+    names = [name for name, _ in module.named_modules(remove_duplicate=False)]
+    names += [name for name, _ in module.named_parameters(remove_duplicate=False)]
+    names += [name for name, _ in module.named_buffers(remove_duplicate=False)]
+    whole = dict(pins)
+    first: dict[str, tuple[str, int]] = {}
+    for name in names:
+        kept, slot = outermost(name, together), places.slot_of(name)
+        # What is inside without a pin of its own goes with the pinned part.
+        if kept is None or slot is None:
+            continue
+        pinned, known = first.setdefault(kept, (name, slot))
+        if known != slot:
+            raise PlacementError(
+                f"device_map and no_split contradict each other: {kept!r} must not be split, and "
+                f"{pinned!r} is pinned to slot {known}, {name!r} to slot {slot}; pin all of it to "
+                "one slot"
+            )
+        whole[kept] = slot
+    return MappingProxyType(whole)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from fxdevice.choose import Choice
 from fxdevice.driver import LoweredGraph
 from fxdevice.graph_inputs import InputHome, input_index
 from fxdevice.repairs import Repair
@@ -28,6 +29,7 @@ class CapturedGraph:
         lowered: Its forward and backward, or inference, graph.
         ended_by: Why Dynamo ended it before the model's end; None when it did not.
         capture_error: Why AOTAutograd could not capture it, so that it runs uncaptured; else None.
+        choice: Why "auto" took its strategy; None under any other.
     """
 
     module: fx.GraphModule
@@ -35,6 +37,7 @@ class CapturedGraph:
     lowered: Sequence[LoweredGraph]
     ended_by: str | None = None
     capture_error: str | None = None
+    choice: Choice | None = None
 
     def input_names(self, graph: fx.Graph) -> dict[str, str]:
         """Returns the names of state and inputs behind the placeholders of a lowered graph."""

@@ -88,6 +88,8 @@ class ModuleState:
         devices: Device of every slot.
         pins: Slot of pinned modules or tensors by name; the longest matching name wins.
         limits_bytes: Memory limit of every slot; None for no limit.
+        together: Qualified names of modules whose state must share a slot.
+        prefers_one_slot: What no graph of the whole model places goes to one slot, if one has room.
 
     Raises:
         StateError: A tensor has no content (meta device).
@@ -99,9 +101,14 @@ class ModuleState:
         devices: tuple[torch.device, ...],
         pins: Mapping[str, int],
         limits_bytes: Sequence[int | None],
+        *,
+        together: Sequence[str] = (),
+        prefers_one_slot: bool = False,
     ) -> None:
         self._module = module
         self._limits_bytes = limits_bytes
+        self._together = frozenset(together)
+        self._prefers_one_slot = prefers_one_slot
         self._order: Mapping[str, int] | None = None
         self._devices = devices
         self.pins = Pins(pins)
@@ -151,7 +158,8 @@ class ModuleState:
         """Returns the slot of a tensor that no graph of the whole model places.
 
         That is its pin, or else its place in contiguous stages of all state that has no pin,
-        balanced by bytes (see `fxdevice.placers.state_order`).
+        balanced by bytes (see `fxdevice.placers.state_order`); one stage where that is preferred
+        and fits.
 
         Raises:
             PlacementError: No such stages fit the memory limits.
@@ -163,7 +171,30 @@ class ModuleState:
             self._order = self._in_order()
         return self._order[name]
 
+    def fits_one_slot(self) -> bool:
+        """Returns whether some slot has room for all state that is not pinned to another one.
+
+        Gradients count as well where they may be asked for now.
+        """
+        return self._roomy_slot() is not None
+
+    def _roomy_slot(self) -> int | None:
+        free_bytes, pinned_bytes = 0, [0] * len(self._devices)
+        for found in self:
+            has_gradient = found.tensor.requires_grad and torch.is_grad_enabled()
+            needed_bytes = (1 + has_gradient) * found.num_bytes
+            slot = self.pins.slot_of(found.name)
+            if slot is None:
+                free_bytes += needed_bytes
+            else:
+                pinned_bytes[slot] += needed_bytes
+        for slot, limit in enumerate(self._limits_bytes):
+            if limit is None or pinned_bytes[slot] + free_bytes <= limit:
+                return slot
+        return None
+
     def _in_order(self) -> Mapping[str, int]:
+        roomy = self._roomy_slot() if self._prefers_one_slot else None
         free, pinned_bytes = [], [0] * len(self._devices)
         for found in self:
             slot = self.pins.slot_of(found.name)
@@ -171,11 +202,13 @@ class ModuleState:
                 free.append((found.name, found.num_bytes))
             else:
                 pinned_bytes[slot] += found.num_bytes
+        if roomy is not None:
+            return {name: roomy for name, _ in free}
         limits_bytes = [
             None if limit is None else max(0, limit - taken)
             for limit, taken in zip(self._limits_bytes, pinned_bytes, strict=False)
         ]
-        return place_state_in_order(free, limits_bytes)
+        return place_state_in_order(free, limits_bytes, self._together)
 
     def resident_bytes(self) -> tuple[int, ...]:
         """Returns the bytes of resident state on every slot."""

@@ -7,15 +7,17 @@ from dataclasses import replace
 
 from fxdevice.dag import Dag, DagNode, NodeKind
 
-__all__ = ["keep_together"]
+__all__ = ["keep_together", "outermost"]
 
 
-def keep_together(dag: Dag, modules: Collection[str]) -> Dag:
+def keep_together(dag: Dag, modules: Collection[str], *, is_whole: bool = False) -> Dag:
     """Returns the Dag with every node of each module on the slot of that module's first node.
 
     Args:
         dag: The nodes.
         modules: Qualified names of modules. A module inside of another one of them goes with it.
+        is_whole: No operation of the modules can be divided either. Without, the pieces of a batch
+            may run on several slots, each through the whole of a module.
 
     Returns:
         The same nodes; those of a module follow its first one (see `DagNode.follows`).
@@ -25,12 +27,13 @@ def keep_together(dag: Dag, modules: Collection[str]) -> Dag:
     first: dict[str, str] = {}
     nodes = []
     for node in dag:
-        module = _outermost(node.module, modules)
+        module = outermost(node.module, modules)
         if module is None or node.kind is NodeKind.INPUT:
             nodes.append(node)
             continue
         leader = first.setdefault(module, node.name)
-        nodes.append(_following(node, leader, dag))
+        kept = replace(node, dims=None) if is_whole else node
+        nodes.append(_following(kept, leader, dag))
     return Dag(tuple(nodes))
 
 
@@ -42,7 +45,12 @@ def _following(node: DagNode, leader: str, dag: Dag) -> DagNode:
     return node if has_leader else replace(node, follows=leader)
 
 
-def _outermost(path: str, modules: Collection[str]) -> str | None:
+def outermost(path: str, modules: Collection[str]) -> str | None:
+    """Returns the shortest of `modules` that `path` is or is inside of, or None.
+
+    >>> outermost("layers.3.mlp", {"layers.3", "layers.3.mlp"})
+    'layers.3'
+    """
     found = None
     while path:
         if path in modules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from torch import fx
 
@@ -13,11 +13,19 @@ from fxdevice.passes.separate_bias import separate_bias
 from fxdevice.passes.separate_draws import separate_draws
 from fxdevice.passes.separate_means import separate_means
 from fxdevice.placers import divides
+from fxdevice.together import keep_together
 
-__all__ = ["prepare", "strategy_graph"]
+__all__ = ["preparation", "prepare", "strategy_graph"]
 
 _WHOLE = ("single", "branch")
 """Strategies that divide no node: their graphs stay as they are."""
+
+
+def preparation(strategy: str) -> str:
+    """Returns the first strategy with the same `strategy_graph`: one graph serves all of them."""
+    if strategy in _WHOLE:
+        return _WHOLE[0]
+    return strategy if strategy == "tensor" else "data"
 
 
 def prepare(graph: fx.Graph, strategy: str) -> fx.Graph:
@@ -39,6 +47,7 @@ def strategy_graph(
     inputs: Mapping[str, GraphInput],
     module_name: Callable[[str], str],
     inner: str,
+    together: Collection[str] = (),
 ) -> tuple[fx.Graph, Dag]:
     """Returns the graph that a strategy places, and its Dag.
 
@@ -50,8 +59,9 @@ def strategy_graph(
         inputs: As for `estimate_costs`; `prepare` keeps the placeholders.
         module_name: Likewise.
         inner: Name of the inner compiler.
+        together: Qualified names of modules that must not be divided between slots.
     """
     prepared = prepare(graph, strategy)
     dims_of = dims_or_repeatable if divides(strategy) else None
     dag = estimate_costs(prepared, inputs, module_name, dims_of, fuses=inner == "inductor")
-    return prepared, dag
+    return prepared, keep_together(dag, together, is_whole=strategy == "tensor")

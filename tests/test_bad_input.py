@@ -76,7 +76,7 @@ def test_refused_calls_change_nothing(
     # It can be compiled still.
     x = torch.randn(2, 4)
     expected = model(x)
-    assert_same(fxdevice.compile(model, [0, 1], inner="eager")(x), expected)
+    assert_same(fxdevice.compile(model, [0, 1], inner="eager", strategy="pipeline")(x), expected)
 
 
 @pytest.mark.parametrize("error", [DeviceError, CompileOptionError, PlacementError])
@@ -105,7 +105,7 @@ def test_a_module_without_weights_is_refused() -> None:
         nn.init.normal_(parameter)
     x = torch.randn(2, 4)
     expected = model(x)
-    assert_same(fxdevice.compile(model, [0, 1], inner="eager")(x), expected)
+    assert_same(fxdevice.compile(model, [0, 1], inner="eager", strategy="pipeline")(x), expected)
 
 
 def test_a_pin_without_module_names_is_refused() -> None:
@@ -115,7 +115,7 @@ def test_a_pin_without_module_names_is_refused() -> None:
 
 @pytest.mark.parametrize("called", [False, True])
 def test_compiling_twice_is_refused(called: bool) -> None:
-    model = fxdevice.compile(TwoLayers(), [0, 1], inner="eager")
+    model = fxdevice.compile(TwoLayers(), [0, 1], inner="eager", strategy="pipeline")
     x = torch.randn(2, 4)
     expected = model(x) if called else None
     for part in (model, model.first):
@@ -128,17 +128,17 @@ def test_compiling_twice_is_refused(called: bool) -> None:
 
 def test_a_model_with_a_compiled_part_is_refused() -> None:
     model = TwoLayers()
-    fxdevice.compile(model.first, [0, 1], inner="eager")
+    fxdevice.compile(model.first, [0, 1], inner="eager", strategy="pipeline")
     before = Snapshot.of(model)
     with pytest.raises(CompileOptionError, match="or a module in it, is compiled"):
-        fxdevice.compile(model, [0, 1], inner="eager")
+        fxdevice.compile(model, [0, 1], inner="eager", strategy="pipeline")
     before.assert_unchanged(model)
     fxdevice.restore(model.first)
-    fxdevice.compile(model, [0, 1], inner="eager")
+    fxdevice.compile(model, [0, 1], inner="eager", strategy="pipeline")
 
 
 def test_compiling_a_function_twice_is_refused() -> None:
-    function = fxdevice.compile(torch.relu, [0, 1], inner="eager")
+    function = fxdevice.compile(torch.relu, [0, 1], inner="eager", strategy="pipeline")
     with pytest.raises(CompileOptionError, match="compiled by fxdevice already"):
         fxdevice.compile(function, [0, 1])
 
@@ -161,7 +161,7 @@ class Breaking(TwoLayers):
 def test_fullgraph_refuses_a_break_and_the_model_stays() -> None:
     model = Breaking()
     before = Snapshot.of(model)
-    fxdevice.compile(model, [0, 1], inner="eager", fullgraph=True)
+    fxdevice.compile(model, [0, 1], inner="eager", strategy="pipeline", fullgraph=True)
     with pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
         model(torch.randn(2, 4))
     fxdevice.restore(model)

@@ -35,12 +35,16 @@ class TwoLinears(nn.Module):
 
 
 def compiled(module: nn.Module, **options: Any) -> nn.Module:
-    return fxdevice.compile(copy.deepcopy(module), devices=list(SLOTS), inner="eager", **options)
+    return fxdevice.compile(
+        copy.deepcopy(module), devices=list(SLOTS), inner="eager", strategy="pipeline", **options
+    )
 
 
 def assert_trains_alike(module: nn.Module, *args: Any, **options: Any) -> None:
     """Asserts that `module` computes the same, forward and backward, as before compilation."""
-    placed = fxdevice.compile(copy.deepcopy(module), devices=list(SLOTS), inner="eager", **options)
+    placed = fxdevice.compile(
+        copy.deepcopy(module), devices=list(SLOTS), inner="eager", strategy="pipeline", **options
+    )
     results = []
     for model in (module, placed):
         torch.manual_seed(1)

@@ -73,7 +73,7 @@ def test_an_error_in_a_node_names_it() -> None:
             out: Tensor = self.embed(ids)
             return out
 
-    model = fxdevice.compile(Picks(), SLOTS, debug=True)
+    model = fxdevice.compile(Picks(), SLOTS, debug=True, strategy="pipeline")
     with torch.no_grad(), pytest.raises(IndexError, match="out of range") as raised:
         model(torch.tensor([9]))
     (note,) = raised.value.__notes__

@@ -100,7 +100,7 @@ def test_train_and_eval() -> None:
     with torch.no_grad():
         when_training, in_eval = model(x), model.eval()(x)
     assert not torch.equal(when_training, in_eval)
-    fxdevice.compile(model, PAIR, inner="eager")
+    fxdevice.compile(model, PAIR, inner="eager", strategy="pipeline")
     for _ in range(2):
         assert_same(model.train()(x), when_training)
         assert_same(model.eval()(x), in_eval)
@@ -320,6 +320,8 @@ def test_restore_brings_values_gradients_and_devices_back() -> None:
     with pytest.raises(fxdevice.CompileOptionError, match="nothing to restore"):
         fxdevice.restore(model)
     # And once more, on other slots.
-    fxdevice.compile(model, [3, 2], inner="eager", device_map={"first": 3, "second": 2})
+    fxdevice.compile(
+        model, [3, 2], inner="eager", strategy="pipeline", device_map={"first": 3, "second": 2}
+    )
     assert_same(model(x), expected)
     assert slots_of(model) == [3, 3, 2, 2]

@@ -38,7 +38,7 @@ def test_steps_before_during_and_after(
     optimizers = make(plain.parameters()), make(placed.parameters())
     for phase in ("before", "placed", "restored"):
         if phase == "placed":
-            fxdevice.compile(placed, ["fxsim:0", "fxsim:1"], inner="eager")
+            fxdevice.compile(placed, ["fxsim:0", "fxsim:1"], inner="eager", strategy="pipeline")
         if phase == "restored":
             fxdevice.restore(placed)
         for _ in range(2):

@@ -34,7 +34,7 @@ def simulated_devices() -> None:
 
 @pytest.mark.parametrize("fault", LISTED, ids=lambda fault: fault.name)
 def test_repairs_are_listed(fault: Fault) -> None:
-    model = fxdevice.compile(fault.build(), [FIRST, SECOND], inner="eager")
+    model = fxdevice.compile(fault.build(), [FIRST, SECOND], inner="eager", strategy="pipeline")
     model(*fault.inputs("cpu"))
     report = fxdevice.report(model)
     assert KINDS[fault.cause] in {repair.kind for repair in report.repairs}
@@ -49,7 +49,7 @@ def test_repairs_are_listed(fault: Fault) -> None:
 def test_repairs_are_refused(fault: Fault) -> None:
     model = fault.build()
     before = Snapshot.of(model)
-    fxdevice.compile(model, [FIRST, SECOND], inner="eager", repair="error")
+    fxdevice.compile(model, [FIRST, SECOND], inner="eager", strategy="pipeline", repair="error")
     with pytest.raises(RepairError, match='repair="error", and this code would mix devices') as e:
         model(*fault.inputs("cpu"))
     assert str(KINDS[fault.cause]) in str(e.value)
@@ -65,7 +65,9 @@ def test_what_is_right_is_no_repair() -> None:
             return h * mask * torch.tensor(2.0) + torch.zeros_like(h).to(h.device)
 
     plain = Right()
-    model = fxdevice.compile(Right(), [FIRST, SECOND], inner="eager", repair="error")
+    model = fxdevice.compile(
+        Right(), [FIRST, SECOND], inner="eager", strategy="pipeline", repair="error"
+    )
     model.load_state_dict(plain.state_dict())
     x = torch.ones(2, 8)
     assert_same(model(x), plain(x))
@@ -78,7 +80,7 @@ def test_inputs_on_several_devices() -> None:
             out: Tensor = self.first(x) + self.second(y) + z
             return out
 
-    model = fxdevice.compile(Both(), [FIRST, SECOND], inner="eager")
+    model = fxdevice.compile(Both(), [FIRST, SECOND], inner="eager", strategy="pipeline")
     x = torch.ones(2, 8)
     model(x, x + 1, x.to(SECOND))
     (found,) = fxdevice.report(model).repairs
@@ -91,7 +93,9 @@ def test_repairs_are_said_once(
     repair: str, num_warnings: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     fault = next(f for f in FAULTS if f.name == "ZerosMask")
-    model = fxdevice.compile(fault.build(), [FIRST, SECOND], inner="eager", repair=repair)
+    model = fxdevice.compile(
+        fault.build(), [FIRST, SECOND], inner="eager", strategy="pipeline", repair=repair
+    )
     with caplog.at_level(logging.WARNING, logger="fxdevice"):
         model(*vectors("cpu"))
         with torch.no_grad():
@@ -115,7 +119,9 @@ class Leaves(Two):
 @pytest.mark.parametrize("inputs_on", ["cpu", FIRST, SECOND])
 def test_what_is_moved_to_the_cpu_for_the_caller_stays_there(inputs_on: str) -> None:
     plain = Leaves()
-    placed = fxdevice.compile(Leaves(), [FIRST, SECOND], inner="eager", device_map={"first": 1})
+    placed = fxdevice.compile(
+        Leaves(), [FIRST, SECOND], inner="eager", strategy="pipeline", device_map={"first": 1}
+    )
     placed.load_state_dict(plain.state_dict())
     x = torch.randn(3, 8)
     found, wanted = placed(x.to(inputs_on)), plain(x)
@@ -139,7 +145,10 @@ def test_pinned_memory_stays_pinned() -> None:
             h = self.first(x)
             return self.second(h), h.detach().cpu().pin_memory()
 
-    plain, placed = Pins(), fxdevice.compile(Pins(), [FIRST, SECOND], inner="eager")
+    plain, placed = (
+        Pins(),
+        fxdevice.compile(Pins(), [FIRST, SECOND], inner="eager", strategy="pipeline"),
+    )
     placed.load_state_dict(plain.state_dict())
     x = torch.randn(2, 8)
     for inputs_on in ("cpu", SECOND):
@@ -156,7 +165,7 @@ def test_what_uncaptured_code_moves_to_the_cpu_stays_there() -> None:
             h = self.first(x)
             return self.second(h), h.cpu()
 
-    placed = fxdevice.compile(Eager(), [FIRST, SECOND], inner="eager")
+    placed = fxdevice.compile(Eager(), [FIRST, SECOND], inner="eager", strategy="pipeline")
     with torch.no_grad():
         found = placed(torch.ones(2, 8, device=SECOND))
     assert [str(tensor.device) for tensor in found] == [SECOND, "cpu"]
@@ -190,7 +199,7 @@ def test_cuda_that_is_written_down_runs_on_any_slots(move: str, slots: tuple[str
             out: Tensor = self.second(self.first(x))
             return out
 
-    plain, placed = Plain(), fxdevice.compile(Writes(), slots, inner="eager")
+    plain, placed = Plain(), fxdevice.compile(Writes(), slots, inner="eager", strategy="pipeline")
     placed.load_state_dict(plain.state_dict())
     x = torch.randn(3, 8)
     assert_same(placed(x), plain(x))

@@ -38,7 +38,9 @@ not placed, because nothing has used it yet: weight, bias""",
 
 
 def test_inference() -> None:
-    model = fxdevice.compile(TwoLayers(), PAIR, inner="eager", device_map=HALVES)
+    model = fxdevice.compile(
+        TwoLayers(), PAIR, inner="eager", device_map=HALVES, strategy="pipeline"
+    )
     with torch.no_grad():
         model(torch.ones(2, 4))
     report = fxdevice.report(model)
@@ -49,10 +51,10 @@ def test_inference() -> None:
         str(report).replace(source, "FORWARD"),
         """\
 TwoLayers on 2 slots: fxsim:0, fxsim:1
-strategy auto, inner compiler eager
+strategy pipeline, inner compiler eager
 graph 0, inference:
-  slot 0 fxsim:0: 3 operations in 1 partitions, predicted 10.0 us, state 100 B
-  slot 1 fxsim:1: 2 operations in 1 partitions, predicted 5.0 us, state 72 B
+  slot 0 fxsim:0: 3 operations in 1 partitions, predicted 4.0 us, state 100 B
+  slot 1 fxsim:1: 2 operations in 1 partitions, predicted 2.0 us, state 72 B
   transfers: 2, 72 bytes
     arg2_1 cpu -> fxsim:0, 32 bytes  # args[0]
     relu fxsim:0 -> fxsim:1, 40 bytes  # FORWARD
@@ -65,11 +67,11 @@ slot 0 | arg2_1_to0: f32[2, 4] = transfer(arg2_1)  | transfer
 slot 1 | arg3_1: f32[3, 5] = placeholder  | second.weight; pinned to slot 1
 slot 1 | arg4_1: f32[3] = placeholder  | second.bias; pinned to slot 1
 slot 0 | t: f32[4, 5] = t(arg0_1)  | 0.0 us, 0 FLOPs; pinned to slot 0  # FORWARD
-slot 0 | addmm: f32[2, 5] = addmm(arg1_1, arg2_1_to0, t)  | 5.0 us, 80 FLOPs; pinned to slot 0  # FORWARD
-slot 0 | relu: f32[2, 5] = relu(addmm)  | 5.0 us, 10 FLOPs; stage 1 of 2  # FORWARD
+slot 0 | addmm: f32[2, 5] = addmm(arg1_1, arg2_1_to0, t)  | 2.0 us, 80 FLOPs; pinned to slot 0  # FORWARD
+slot 0 | relu: f32[2, 5] = relu(addmm)  | 2.0 us, 10 FLOPs; stage 1 of 2  # FORWARD
 slot 1 | relu_to1: f32[2, 5] = transfer(relu)  | transfer  # FORWARD
 slot 1 | t_1: f32[5, 3] = t(arg3_1)  | 0.0 us, 0 FLOPs; pinned to slot 1  # FORWARD
-slot 1 | addmm_1: f32[2, 3] = addmm(arg4_1, relu_to1, t_1)  | 5.0 us, 60 FLOPs; pinned to slot 1  # FORWARD
+slot 1 | addmm_1: f32[2, 3] = addmm(arg4_1, relu_to1, t_1)  | 2.0 us, 60 FLOPs; pinned to slot 1  # FORWARD
 output | (addmm_1 @ slot 1)
 transfers: 2, 72 bytes
 """,  # noqa: E501
@@ -161,7 +163,7 @@ def test_state_that_stays_with_the_caller_is_transferred_once() -> None:
 
 
 def test_new_shapes_are_more_graphs() -> None:
-    model = fxdevice.compile(TwoLayers(), PAIR, inner="eager", dynamic=False)
+    model = fxdevice.compile(TwoLayers(), PAIR, inner="eager", strategy="pipeline", dynamic=False)
     counts = []
     with torch.no_grad():
         for size in (2, 3, 2):
@@ -190,7 +192,7 @@ class Breaks(TwoLayers):
 
 def test_breaks_and_what_ran_outside() -> None:
     plain = Breaks()
-    model = fxdevice.compile(copy.deepcopy(plain), PAIR, inner="eager")
+    model = fxdevice.compile(copy.deepcopy(plain), PAIR, inner="eager", strategy="pipeline")
     x = torch.randn(3, 4)
     with torch.no_grad():
         torch.testing.assert_close(model(x), plain(x))
@@ -216,12 +218,12 @@ def test_breaks_and_what_ran_outside() -> None:
 
 def test_long_lists_are_cut() -> None:
     model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(6)))
-    text = str(fxdevice.report(fxdevice.compile(model, PAIR, inner="eager")))
+    text = str(fxdevice.report(fxdevice.compile(model, PAIR, inner="eager", strategy="pipeline")))
     assert "3.weight, 3.bias and 4 more" in text
 
 
 def test_report_of_a_submodule_is_that_of_the_model() -> None:
-    model = fxdevice.compile(TwoLayers(), PAIR, inner="eager")
+    model = fxdevice.compile(TwoLayers(), PAIR, inner="eager", strategy="pipeline")
     assert fxdevice.report(model.first).name == "TwoLayers"
 
 
@@ -233,3 +235,12 @@ def test_the_same_report_gives_the_same_text() -> None:
         model(torch.ones(2, 4)).sum().backward()
         texts.append(str(fxdevice.report(model)))
     assert texts[0] == texts[1]
+
+
+def test_divided_inputs_have_rows() -> None:
+    """Slices of the caller's tensors are taken where the caller has them, on no slot."""
+    model = fxdevice.compile(TwoLayers(), PAIR, inner="eager", strategy="data")
+    model(torch.randn(6, 4)).sum().backward()
+    text = str(fxdevice.report(model))
+    assert "slice" in text
+    assert "batch" in text

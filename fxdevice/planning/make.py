@@ -13,15 +13,14 @@ from fxdevice.dag import Dag
 from fxdevice.errors import PlanError
 from fxdevice.memory_model import MemoryOptions
 from fxdevice.options import parse_bytes
-from fxdevice.passes.prepare import strategy_graph
+from fxdevice.passes.prepare import preparation, strategy_graph
 from fxdevice.pins import Pins
 from fxdevice.placers import strategy_names
 from fxdevice.plan_capture import CapturedForPlan, capture_graphs
 from fxdevice.planning.trials import CallTrial, PlannedGraph, try_call
 from fxdevice.plans.plan import Plan
-from fxdevice.preflight import check_pins, modules_named, unknown_names
+from fxdevice.preflight import check_pins, modules_named, pins_of_whole, unknown_names
 from fxdevice.state import state_tensors
-from fxdevice.together import keep_together
 from fxdevice.topologies import Devices, LinkLike, uniform
 from fxdevice.topology import Slot, Topology
 
@@ -75,21 +74,24 @@ def plan(
     topology = _limited(topology, max_memory or {})
     pins = Pins({name: _slot(topology, slot, name) for name, slot in (device_map or {}).items()})
     _check(model, strategy, pins)
+    together = modules_named(model, no_split)
+    pins = Pins(pins_of_whole(model, pins.slots, together))
     memory = MemoryOptions(
         optimizer=optimizer, max_length=max_length, holds_inputs=inner == "eager"
     )
-    together = modules_named(model, no_split)
     captured = capture_graphs(model, args, kwargs, training=training, inner=inner)
     dtypes = {s.name: str(s.tensor.dtype).removeprefix("torch.") for s in state_tensors(model)}
     names = strategy_names() if strategy == "auto" else (strategy,)
-    trials = []
+    trials, known = [], {}
     for name in names:
-        dags = [planned_dag(graph, name, inner, together) for graph in captured]
-        graphs = [
-            PlannedGraph(graph.label, graph.num_calls, dag, graph.state_names, dtypes)
-            for graph, dag in zip(captured, dags, strict=True)
-        ]
-        trials.append(try_call(name, graphs, topology, pins, memory))
+        key = preparation(name)
+        if key not in known:
+            dags = [planned_dag(graph, key, inner, together) for graph in captured]
+            known[key] = [
+                PlannedGraph(graph.label, graph.num_calls, dag, graph.state_names, dtypes)
+                for graph, dag in zip(captured, dags, strict=True)
+            ]
+        trials.append(try_call(name, known[key], topology, pins, memory))
     best = _best(trials)
     assert best.prediction is not None
     return Plan(
@@ -117,8 +119,10 @@ def planned_dag(
         inner: Name of the inner compiler.
         together: Qualified names of modules that must not be divided.
     """
-    _, dag = strategy_graph(captured.graph, strategy, captured.inputs, captured.module_name, inner)
-    return keep_together(dag, together)
+    _, dag = strategy_graph(
+        captured.graph, strategy, captured.inputs, captured.module_name, inner, together
+    )
+    return dag
 
 
 def _best(trials: Sequence[CallTrial]) -> CallTrial:

@@ -18,7 +18,7 @@ from fxdevice.topology import Topology
 __all__ = ["CallTrial", "PlannedGraph", "try_call"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class PlannedGraph:
     """One graph of a call, as a strategy sees it.
 
@@ -35,6 +35,51 @@ class PlannedGraph:
     dag: Dag
     state_names: Mapping[str, str]
     dtypes: Mapping[str, str]
+    _unplaced: PlacementProblem | None = field(default=None, init=False, repr=False)
+
+    def problem(
+        self,
+        topology: Topology,
+        pins: Pins,
+        memory: MemoryOptions,
+        placed: Mapping[str, StatePlan],
+    ) -> PlacementProblem:
+        """Returns what is to be placed.
+
+        Args:
+            topology: The slots.
+            pins: The caller's device map.
+            memory: What else takes memory.
+            placed: State that earlier graphs have placed. Without any, strategies share one problem
+                and what they find in it.
+        """
+        if placed:
+            return self._new_problem(topology, pins, memory, placed)
+        if self._unplaced is None:
+            self._unplaced = self._new_problem(topology, pins, memory, placed)
+        return self._unplaced
+
+    def _new_problem(
+        self,
+        topology: Topology,
+        pins: Pins,
+        memory: MemoryOptions,
+        placed: Mapping[str, StatePlan],
+    ) -> PlacementProblem:
+        dag = self.dag
+        found = {}
+        for node, name in self.state_names.items():
+            slot = placed[name].slot if name in placed else pins.slot_of(name)
+            if slot is not None:
+                found[node] = slot
+        found |= pinned_operations(dag, pins)
+        here = set(self.state_names.values())
+        resident = [0 for _ in topology.slots]
+        for name, state in placed.items():
+            if name not in here:
+                resident[state.slot] += state.num_bytes
+        costs = estimate_costs(dag, topology)
+        return PlacementProblem(dag, topology, costs, found, tuple(resident), memory)
 
 
 @dataclass
@@ -79,7 +124,7 @@ def try_call(
     found = CallTrial(strategy)
     predictions: list[tuple[int, Prediction]] = []
     for graph in graphs:
-        problem = _problem(graph, topology, pins, memory, found.state)
+        problem = graph.problem(topology, pins, memory, found.state)
         (trial,) = try_strategies(problem, (strategy,))
         if trial.placement is not None and trial.evaluation is not None:
             _note_state(graph, trial, found.state)
@@ -92,29 +137,6 @@ def try_call(
     if len(predictions) == len(graphs):
         found.prediction = _total(predictions, found.state, len(topology.slots))
     return found
-
-
-def _problem(
-    graph: PlannedGraph,
-    topology: Topology,
-    pins: Pins,
-    memory: MemoryOptions,
-    placed: dict[str, StatePlan],
-) -> PlacementProblem:
-    dag = graph.dag
-    found = {}
-    for node, name in graph.state_names.items():
-        slot = placed[name].slot if name in placed else pins.slot_of(name)
-        if slot is not None:
-            found[node] = slot
-    found |= pinned_operations(dag, pins)
-    here = set(graph.state_names.values())
-    resident = [0 for _ in topology.slots]
-    for name, state in placed.items():
-        if name not in here:
-            resident[state.slot] += state.num_bytes
-    costs = estimate_costs(dag, topology)
-    return PlacementProblem(dag, topology, costs, found, tuple(resident), memory)
 
 
 def _note_state(graph: PlannedGraph, trial: Trial, state: dict[str, StatePlan]) -> None:

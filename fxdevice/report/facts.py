@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from fxdevice.costs import CostTable
+from fxdevice.choose import Choice
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.driver import LoweredGraph
 from fxdevice.model import CompiledFunction, CompiledModel
@@ -15,6 +15,7 @@ from fxdevice.placed_graph import PlacedGraph
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.repairs import Repair
 from fxdevice.report import text
+from fxdevice.report.partitions import PartitionFacts, partition_facts, seconds
 from fxdevice.sizes import content_bytes
 from fxdevice.source_line import source_line
 from fxdevice.transfer_op import is_transfer, transfer_source
@@ -74,6 +75,8 @@ class GraphFacts:
         slots: What each slot does.
         transfers: Its transfers, in order.
         rows: One row of text a node.
+        choice: Why "auto" took its strategy; None under any other.
+        partitions: Its partitions, in the order in which they run.
     """
 
     index: int
@@ -81,6 +84,8 @@ class GraphFacts:
     slots: tuple[SlotFacts, ...]
     transfers: tuple[TransferFacts, ...]
     rows: str
+    choice: Choice | None = None
+    partitions: tuple[PartitionFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +208,8 @@ def _graph_facts(index: int, captured: CapturedGraph, lowered: LoweredGraph) -> 
         slots=tuple(_slot_facts(lowered, slot.index) for slot in placed.slots if slot.computes),
         transfers=transfers,
         rows=text.rows(placed, names, lowered.dag, lowered.costs),
+        choice=captured.choice,
+        partitions=partition_facts(lowered),
     )
 
 
@@ -226,11 +233,6 @@ def _slot_facts(lowered: LoweredGraph, slot: int) -> SlotFacts:
 def _is_state(dag: Dag, node: fx.Node) -> bool:
     found = dag.by_name.get(node.name)
     return found is not None and found.kind is NodeKind.STATE
-
-
-def seconds(costs: CostTable, name: str, slot: int) -> float:
-    """Returns the predicted seconds of a node; 0 for one that was added after the prediction."""
-    return costs.seconds_of[name][slot] if name in costs.seconds_of else 0.0
 
 
 def _transfer_facts(

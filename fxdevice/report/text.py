@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fxdevice.choose import Choice
 from fxdevice.costs import CostTable, format_bytes
 from fxdevice.dag import Dag
 from fxdevice.dump import dump
 from fxdevice.placed_graph import PlacedGraph, node_info
+from fxdevice.plans.text import format_seconds, why_not
+from fxdevice.report.partitions import seconds
 from fxdevice.transfer_op import is_transfer
 
 if TYPE_CHECKING:
     from fxdevice.report.facts import GraphFacts, Report
+    from fxdevice.report.partitions import PartitionFacts
 
 __all__ = ["full", "rows", "summary"]
 
@@ -47,7 +51,7 @@ def rows(placed: PlacedGraph, names: Mapping[str, str], dag: Dag, costs: CostTab
         note = [names[node.name]] if node.name in names else []
         known = dag.by_name.get(node.name)
         if node.op == "call_function" and known is not None and not is_transfer(node):
-            predicted_s = costs.seconds(node.name, info.slot)
+            predicted_s = seconds(costs, node.name, info.slot)
             note += [f"{predicted_s * 1e6:.1f} us, {known.flops:,} FLOPs"]
         if info.reason:
             note.append(info.reason)
@@ -89,12 +93,15 @@ def _few(names: Sequence[str], num_shown: int = 8) -> str:
 def _graph(graph: GraphFacts) -> str:
     moved = sum(transfer.num_bytes for transfer in graph.transfers)
     lines = [f"graph {graph.index}, {graph.label}:"]
+    if graph.choice is not None and graph.label != "backward":  # one choice for both
+        lines += _choice(graph.choice)
     for slot in graph.slots:
         lines.append(
             f"  slot {slot.index} {slot.device}: {slot.num_operations} operations in "
             f"{slot.num_partitions} partitions, predicted {slot.predicted_s * 1e6:.1f} us, "
             f"state {format_bytes(slot.state_bytes)}"
         )
+    lines += [_partition(found) for found in graph.partitions if found.measured_s is not None]
     lines.append(f"  transfers: {len(graph.transfers)}, {moved:,} bytes")
     for transfer in graph.transfers:
         kept = ", kept between calls" if transfer.is_resident else ""
@@ -103,3 +110,25 @@ def _graph(graph: GraphFacts) -> str:
             f"{transfer.num_bytes:,} bytes{kept}  # {transfer.origin}"
         )
     return "\n".join(lines)
+
+
+def _partition(found: PartitionFacts) -> str:
+    return (
+        f"  {found.name} on slot {found.slot}: predicted {format_seconds(found.predicted_s)}, "
+        f"measured {format_seconds(found.measured_s or 0.0)}"
+    )
+
+
+def _choice(choice: Choice) -> list[str]:
+    lines = [
+        f"  auto chose {choice.strategy}: {format_seconds(choice.makespan_s)} predicted",
+    ]
+    lines += [
+        "    "
+        + why_not(tried.strategy, tried.makespan_s, tried.refusal, fastest_s=choice.makespan_s)
+        for tried in choice.tried
+        if tried.strategy != choice.strategy
+    ]
+    if choice.takes_turns:
+        lines.append("    not tried: any other, for these slots run one operation at a time")
+    return lines

@@ -299,7 +299,7 @@ def test_bad_input() -> None:
         fxdevice.check(model, x, fake=True, device_map={"third": FIRST})
     with pytest.raises(CompileOptionError, match="a function has no module names"):
         fxdevice.check(torch.relu, x, fake=True, device_map={"first": FIRST})
-    compiled = fxdevice.compile(model, [FIRST, SECOND], inner="eager")
+    compiled = fxdevice.compile(model, [FIRST, SECOND], inner="eager", strategy="pipeline")
     with pytest.raises(CompileOptionError, match=r"call fxdevice\.restore on it first"):
         fxdevice.check(compiled, x)
 

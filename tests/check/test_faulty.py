@@ -67,7 +67,7 @@ def test_check_suggests_what_is_mechanical(fault: Fault) -> None:
 @each
 def test_compile_runs_it_right(fault: Fault) -> None:
     plain = fault.build().to(fault.one_device)
-    placed = fxdevice.compile(fault.build(), [FIRST, SECOND], inner="eager")
+    placed = fxdevice.compile(fault.build(), [FIRST, SECOND], inner="eager", strategy="pipeline")
     results, gradients = [], []
     for model, device in ((plain, fault.one_device), (placed, "cpu")):
         result: Tensor = model(*fault.inputs(device))

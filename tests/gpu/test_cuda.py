@@ -32,7 +32,7 @@ def tolerance(inner: str) -> float:
 def test_outputs_and_gradients(name: str, inner: str) -> None:
     entry = example(name)
     plain = entry.build()
-    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner=inner)
+    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner=inner, strategy="pipeline")
 
     def run(model: nn.Module) -> Any:
         args, kwargs = entry.inputs()
@@ -51,7 +51,9 @@ def test_generation() -> None:
     entry = example("llama")
     assert entry.generate_kwargs is not None
     plain: Any = entry.build()
-    placed: Any = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner="eager")
+    placed: Any = fxdevice.compile(
+        copy.deepcopy(plain), DEVICES, inner="eager", strategy="pipeline"
+    )
     with torch.no_grad():
         wanted, found = (m.generate(**entry.generate_kwargs()) for m in (plain, placed))
     assert torch.equal(found.cpu(), wanted)
@@ -65,6 +67,8 @@ def test_check_of_a_split_model() -> None:
 
 
 def test_debug_names_the_node() -> None:
-    model = fxdevice.compile(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), DEVICES, debug=True)
+    model = fxdevice.compile(
+        nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), DEVICES, debug=True, strategy="pipeline"
+    )
     with torch.no_grad():
         assert model(torch.ones(2, 4)).isfinite().all()

@@ -17,7 +17,9 @@ TOLERANCE = 1e-4
 def test_inference(name: str) -> None:
     entry = example(name)
     plain = entry.build()
-    placed = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], inner="inductor")
+    placed = fxdevice.compile(
+        copy.deepcopy(plain), ["cpu", "cpu"], inner="inductor", strategy="pipeline"
+    )
     args, kwargs = entry.inputs()
     with torch.no_grad():
         difference = largest_relative_difference(placed(*args, **kwargs), plain(*args, **kwargs))
@@ -32,7 +34,9 @@ def test_inference(name: str) -> None:
 def test_training(name: str) -> None:
     entry = example(name)
     plain = entry.build()
-    placed = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], inner="inductor")
+    placed = fxdevice.compile(
+        copy.deepcopy(plain), ["cpu", "cpu"], inner="inductor", strategy="pipeline"
+    )
     for model in (plain, placed):
         args, kwargs = entry.inputs()
         entry.loss(model(*args, **kwargs)).backward()
@@ -41,7 +45,9 @@ def test_training(name: str) -> None:
 
 def test_dynamic_batch() -> None:
     plain = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
-    placed = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], inner="inductor")
+    placed = fxdevice.compile(
+        copy.deepcopy(plain), ["cpu", "cpu"], inner="inductor", strategy="pipeline"
+    )
     for batch in (2, 3, 7, 2):
         x = torch.randn(batch, 8)
         torch.testing.assert_close(placed(x), plain(x))

@@ -29,7 +29,7 @@ def test_fails_under_the_automatic_map_and_runs_here() -> None:
     ):
         by_hooks(*args, **kwargs)
 
-    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner="eager")
+    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner="eager", strategy="pipeline")
     with torch.no_grad():
         difference = largest_relative_difference(placed(*args, **kwargs), plain(*args, **kwargs))
     assert difference <= 1e-5
@@ -39,7 +39,7 @@ def test_fails_under_the_automatic_map_and_runs_here() -> None:
 def test_trains() -> None:
     entry = example("omnilmm")
     plain = entry.build()
-    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner="eager")
+    placed = fxdevice.compile(copy.deepcopy(plain), DEVICES, inner="eager", strategy="pipeline")
     for model in (plain, placed):
         args, kwargs = entry.inputs()
         entry.loss(model(*args, **kwargs)).backward()
@@ -48,7 +48,7 @@ def test_trains() -> None:
 
 def test_the_report_lists_its_breaks() -> None:
     entry = example("omnilmm")
-    placed = fxdevice.compile(entry.build(), DEVICES, inner="eager")
+    placed = fxdevice.compile(entry.build(), DEVICES, inner="eager", strategy="pipeline")
     args, kwargs = entry.inputs()
     with torch.no_grad():
         placed(*args, **kwargs)

@@ -92,7 +92,7 @@ def test_decoder_in_two_stages(capsys: pytest.CaptureFixture[str]) -> None:
 def test_report_says_what_was_counted() -> None:
     fxdevice.sim.enable(8)
     ids = torch.randint(0, VOCAB, (BATCH, LENGTH))
-    model = fxdevice.compile(_llama(), ["fxsim:0", "fxsim:1"], inner="eager")
+    model = fxdevice.compile(_llama(), ["fxsim:0", "fxsim:1"], inner="eager", strategy="pipeline")
     counted = _steady_copies(model, ids)
     transfers = fxdevice.report(model).transfers()
     back = counted.copies["fxsim:1", "cpu"]

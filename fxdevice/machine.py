@@ -1,0 +1,116 @@
+"""The slots of a compilation, with what is known of this machine's devices."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from fxdevice.calibrate.cache import read_calibration
+from fxdevice.calibrate.rates import device_name
+from fxdevice.device_spec import GENERIC, DeviceSpec
+from fxdevice.options import CompileOptions
+from fxdevice.topology import Slot, Topology
+
+__all__ = ["recognized", "topology_of"]
+
+log = logging.getLogger(__name__)
+
+_MEMORY_TOLERANCE = 0.15
+"""Share by which a device's memory may differ from its data sheet: error correction, the driver."""
+
+
+_NO_NAME = re.compile(r"\d+GB|GCD")
+"""Words of a row that drivers do not write, or not so: the memory tells these rows apart."""
+
+
+def topology_of(options: CompileOptions) -> Topology:
+    """Returns the slots of `options` as the placers see them.
+
+    The figures of a plan are the plan's. Else they are what `fxdevice.calibrate` kept for these
+    devices, or data-sheet figures where the device's name is known, or generic ones. A memory limit
+    is the caller's; without one, "auto" goes by the memory that the device has.
+    """
+    limits = options.memory_bytes or (None,) * len(options.devices)
+    if options.plan is not None:
+        found = options.plan.topology
+    else:
+        kept = read_calibration(options.devices)
+        log.info("device figures: %s", "measured" if kept is not None else "not measured")
+        found = _from_names(options.devices) if kept is None else kept
+        if options.strategy == "auto":
+            own = _memory_bytes(options.devices)
+            limits = tuple(
+                o if limit is None else limit for limit, o in zip(limits, own, strict=True)
+            )
+    slots = zip(found.slots, options.devices, limits, strict=True)
+    return replace(
+        found,
+        slots=tuple(
+            replace(slot, device=str(device), memory_bytes=limit) for slot, device, limit in slots
+        ),
+    )
+
+
+def recognized(name: str, memory_bytes: int | None) -> DeviceSpec | None:
+    """Returns the data-sheet figures of a device by the name that its driver gives.
+
+    >>> recognized("NVIDIA H100 80GB HBM3", 85_000_000_000).name
+    'H100-80GB'
+
+    Args:
+        name: Such as "NVIDIA A100-SXM4-40GB".
+        memory_bytes: Its memory; None when it is not known.
+
+    Returns:
+        The row with most words in common of those whose memory is near; None when there is none.
+    """
+    words = set(re.split(r"[^A-Z0-9]+", name.upper()))
+    best: tuple[int, float, DeviceSpec] | None = None
+    for known in map(DeviceSpec.named, DeviceSpec.names()):
+        needed = [w for w in known.name.upper().split("-") if not _NO_NAME.fullmatch(w)]
+        if known.memory_bytes is None or not words.issuperset(needed):
+            continue
+        off = 0.0 if memory_bytes is None else abs(memory_bytes / known.memory_bytes - 1)
+        if off <= _MEMORY_TOLERANCE and (best is None or (len(needed), -off) > best[:2]):
+            best = (len(needed), -off, known)
+    return None if best is None else best[2]
+
+
+def _from_names(devices: Sequence[torch.device]) -> Topology:
+    spec_of = {device: _spec(device) for device in dict.fromkeys(devices)}
+    return Topology(
+        tuple(
+            Slot(index, str(device), spec=spec_of[device], queue=_queue(device))
+            for index, device in enumerate(devices)
+        )
+    )
+
+
+def _spec(device: torch.device) -> DeviceSpec:
+    if _computes_on_cpu(device):
+        return DeviceSpec.named("cpu")
+    (memory_bytes,) = _memory_bytes([device])
+    return recognized(device_name(device), memory_bytes) or GENERIC
+
+
+def _memory_bytes(devices: Sequence[torch.device]) -> tuple[int | None, ...]:
+    """Returns each slot's part of its device's memory; None where that is not known."""
+    found: dict[torch.device, int | None] = {}
+    for device in dict.fromkeys(devices):
+        info = getattr(torch.get_device_module(device), "mem_get_info", None)
+        total = None if info is None else int(info(device)[1])
+        found[device] = None if total is None else total // devices.count(device)
+    return tuple(found[device] for device in devices)
+
+
+def _queue(device: torch.device) -> int | None:
+    """Returns the queue of a slot: the calling thread computes for CPU slots, one after another."""
+    return 0 if _computes_on_cpu(device) else None
+
+
+def _computes_on_cpu(device: torch.device) -> bool:
+    return device.type in ("cpu", torch._C._get_privateuse1_backend_name())

@@ -1,0 +1,68 @@
+"""One captured graph as the strategies see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import fx
+
+from fxdevice.costs import estimate_costs
+from fxdevice.graph_inputs import GraphInputs
+from fxdevice.memory_model import MemoryOptions
+from fxdevice.passes.prepare import preparation, strategy_graph
+from fxdevice.placement import PlacementProblem
+from fxdevice.profiling import TimeFactors, with_time_factors
+from fxdevice.topology import Topology
+
+__all__ = ["StrategyProblems"]
+
+
+@dataclass
+class StrategyProblems:
+    """A normalized graph, prepared for each strategy that is asked for.
+
+    Attributes:
+        graph: The graph.
+        inputs: What is known of its inputs.
+        inner: Name of the inner compiler.
+        topology: The slots.
+        resident_bytes: Bytes of state that is already on each slot.
+        together: Qualified names of modules that must not be divided.
+        factors: What was measured of the modules.
+    """
+
+    graph: fx.Graph
+    inputs: GraphInputs
+    inner: str
+    topology: Topology
+    resident_bytes: tuple[int, ...]
+    together: tuple[str, ...] = ()
+    factors: TimeFactors = field(default_factory=dict)
+    _known: dict[str, tuple[fx.Graph, PlacementProblem]] = field(default_factory=dict, init=False)
+
+    def graph_for(self, strategy: str) -> fx.Graph:
+        """Returns the graph that a strategy places."""
+        return self._prepared(strategy)[0]
+
+    def problem_for(self, strategy: str) -> PlacementProblem:
+        """Returns the same as a problem."""
+        return self._prepared(strategy)[1]
+
+    def _prepared(self, strategy: str) -> tuple[fx.Graph, PlacementProblem]:
+        key = preparation(strategy)
+        if key not in self._known:
+            self._known[key] = self._made(key)
+        return self._known[key]
+
+    def _made(self, strategy: str) -> tuple[fx.Graph, PlacementProblem]:
+        known = self.inputs.by_placeholder(self.graph)
+        qualified = self.inputs.module_paths.qualified
+        graph, dag = strategy_graph(
+            self.graph, strategy, known, qualified, self.inner, self.together
+        )
+        dag = with_time_factors(dag, self.factors)
+        pins = {name: found.slot for name, found in known.items() if found.slot is not None}
+        pins |= self.inputs.pinned_nodes(dag)
+        costs = estimate_costs(dag, self.topology)
+        memory = MemoryOptions(holds_inputs=self.inner == "eager")
+        return graph, PlacementProblem(dag, self.topology, costs, pins, self.resident_bytes, memory)
