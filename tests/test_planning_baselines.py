@@ -29,7 +29,8 @@ from fxdevice.costs import CostTable, estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.memory import excess_bytes, memory_limits
+from fxdevice.placers.memory import memory_limits
+from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.topology import Slot, Topology
 from tests.planner_cases import leader_pins
 from tests.planning_graphs import (

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType
@@ -70,6 +71,7 @@ class CapturedModel:
         variants: For every graph, in the order of their first run, the Dag that each strategy
             places, by its name; strategies that rewrite a graph alike share one.
         num_calls: How often one call of the model runs each graph.
+        state_name_of: For every graph the qualified name of each STATE node's parameter or buffer.
         stopped_by: Why the capture ended before the call did; None when it did not.
         parameter_bytes: Bytes of parameters and buffers that the graphs use.
         flops: Floating-point operations of one call, backward included.
@@ -79,6 +81,7 @@ class CapturedModel:
     name: str
     variants: tuple[dict[str, Dag], ...]
     num_calls: tuple[int, ...]
+    state_name_of: tuple[Mapping[str, str], ...]
     stopped_by: str | None
     parameter_bytes: int
     flops: int
@@ -109,7 +112,7 @@ def captured(model: BenchModel, *, folder: Path = _FOLDER) -> CapturedModel:
         return found
     found = _capture(model)
     folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
+    partial = path.with_suffix(f".{os.getpid()}")
     partial.write_bytes(pickle.dumps(found))
     partial.rename(path)
     return found
@@ -130,6 +133,7 @@ def _capture(model: BenchModel) -> CapturedModel:
         model.name,
         tuple(_variants(graph) for graph in graphs),
         tuple(graph.num_calls for graph in graphs),
+        tuple(dict(graph.state_names) for graph in graphs),
         graphs[-1].stopped_by,
         sum(state_bytes.values()),
         sum(graph.num_calls * node.flops for graph in graphs for node in graph.dag),

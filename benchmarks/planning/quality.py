@@ -1,193 +1,160 @@
-"""Are the planner's placements better than those of its peers?
+"""Are the planner's placements better than those of its peers, and how far from the best are they?
 
-    .venv/bin/python -m benchmarks.planning.quality [--models NAME ...] [--devices 2 4 8]
+    .venv/bin/python -m benchmarks.planning.quality [--models NAME ...] [--devices 2 4 8] [--jobs 2]
+        [--exact-seconds 3] [--write]
 
-Every placement of every model is judged by one simulator, on three machines. A row has the makespan
-of the planner's choice, of each strategy, of each peer, and a lower bound that holds for every
-placement that keeps operations whole. Strategies that divide operations can be below it. Writes
-JSON and a Markdown table to benchmarks/results.
+Every model is placed on three machines of every size (`quality_rows`); `--write` writes all figures
+to benchmarks/results/planning_quality.json and a page made of them to docs/planner_quality.md.
+
+Rows are independent, and are kept in build/planning/rows as they are made: a run that was stopped
+goes on where it was. A row is made again when any source of fxdevice or of this benchmark has
+changed since.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import platform
 import time
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
-from benchmarks.planning.baselines import baselines
-from benchmarks.planning.captured import BenchModel, captured
-from benchmarks.planning.judge import judge
-from benchmarks.planning.models import MODELS
-from fxdevice.bounds import lower_bound_s
-from fxdevice.choose import try_strategies
-from fxdevice.costs import estimate_costs
-from fxdevice.dag import Dag
-from fxdevice.errors import PlacementError
-from fxdevice.placement import PlacementProblem
-from fxdevice.placers import strategy_names
-from fxdevice.topologies import islands, uniform
-from fxdevice.topology import Topology
+import fxdevice
+from benchmarks.planning.captured import captured
+from benchmarks.planning.models import MODELS, model_named
+from benchmarks.planning.quality_rows import Bounds, Job, Row, machines, row
+from benchmarks.planning.quality_table import line, page, summary
 
-__all__ = ["Row", "main", "rows"]
+__all__ = ["main", "rows"]
 
-_RESULTS = Path(__file__).resolve().parents[1] / "results"
-_SLOW_PEERS = ("cost_aware_partitioner", "kl_partitioner")
-"""Peers that take minutes on graphs of thousands of nodes."""
-_SLOW_FROM = 2_000
+_ROOT = Path(__file__).resolve().parents[2]
+_KEPT = _ROOT / "build" / "planning" / "rows"
+_JSON = _ROOT / "benchmarks" / "results" / "planning_quality.json"
+_PAGE = _ROOT / "docs" / "planner_quality.md"
 
 
-@dataclass(frozen=True)
-class Row:
-    """One model on one machine.
+def rows(jobs: Sequence[Job], num_processes: int) -> Iterator[Row]:
+    """Yields the rows of all jobs as they are finished, those that are kept first.
 
-    Attributes:
-        model: Name of the model.
-        machine: Name of the topology.
-        num_devices: Number of its devices.
-        num_nodes: Nodes of the graph.
-        bound_s: No placement of whole operations is faster than this.
-        ours_s: Makespan of each strategy; None when it was refused.
-        peers_s: Makespan of each peer; None when it failed or does not fit.
-        plan_s: Seconds that each strategy took to place and judge.
+    Args:
+        jobs: What is to be done, in this order.
+        num_processes: How many processes work.
     """
-
-    model: str
-    machine: str
-    num_devices: int
-    num_nodes: int
-    bound_s: float
-    ours_s: dict[str, float | None]
-    peers_s: dict[str, float | None]
-    plan_s: dict[str, float]
-
-    @property
-    def best_s(self) -> float | None:
-        """Makespan of what the planner chooses; None when nothing fits."""
-        return min((s for s in self.ours_s.values() if s is not None), default=None)
-
-    @property
-    def best_peer_s(self) -> float | None:
-        """Makespan of the fastest peer; None when none has a placement that fits."""
-        return min((s for s in self.peers_s.values() if s is not None), default=None)
-
-
-def machines(num_devices: int) -> Iterator[tuple[str, Topology]]:
-    """Yields three machines of `num_devices` devices, from close to far apart."""
-    yield "H100 nvlink4", uniform(f"{num_devices}xH100-80GB", "nvlink4")
-    yield "L40S pcie4", uniform(f"{num_devices}xL40S", "pcie4")
-    half = max(1, num_devices // 2)
-    yield (
-        "A100 islands",
-        islands(f"{num_devices}xA100-80GB", half, inside="nvlink3", between="host"),
-    )
-
-
-def rows(models: Sequence[BenchModel], device_counts: Sequence[int]) -> Iterator[Row]:
-    """Yields the rows of all models on all machines; only a model's first graph counts."""
-    for model in models:
-        found = captured(model)
-        for num_devices in device_counts:
-            for name, topology in machines(num_devices):
-                yield _row(model.name, found.variants[0], name, topology)
-
-
-def _row(model: str, variants: dict[str, Dag], machine: str, topology: Topology) -> Row:
-    ours_s: dict[str, float | None] = {}
-    plan_s: dict[str, float] = {}
-    problems = {}
-    for strategy in strategy_names():
-        dag = variants[strategy]
-        problem = PlacementProblem(dag, topology, estimate_costs(dag, topology))
-        problems[strategy] = problem
-        start_s = time.process_time()
-        (trial,) = try_strategies(problem, (strategy,))
-        plan_s[strategy] = time.process_time() - start_s
-        usable = trial.is_usable and trial.evaluation is not None
-        ours_s[strategy] = trial.evaluation.makespan_s if usable and trial.evaluation else None
-    whole = problems["single"]
-    return Row(
-        model,
-        machine,
-        len(topology.slots),
-        len(whole.dag),
-        lower_bound_s(whole),
-        ours_s,
-        dict(_peers(whole)),
-        plan_s,
-    )
-
-
-def _peers(problem: PlacementProblem) -> Iterator[tuple[str, float | None]]:
-    for name, place in baselines():
-        if name in _SLOW_PEERS and len(problem.dag) > _SLOW_FROM:
-            continue
-        try:
-            found = judge(problem, place(problem))
-        except PlacementError:
-            yield name, None
+    key = _source_key()
+    missing = []
+    for job in jobs:
+        path = _path(job, key)
+        if path.exists():
+            yield _row_of(json.loads(path.read_text()))
         else:
-            yield name, found.makespan_s if found.fits else None
+            missing.append(job)
+    if not missing:
+        return
+    # A new interpreter for each process: a fork would inherit the threads of torch.
+    with ProcessPoolExecutor(num_processes, get_context("spawn"), _quiet) as pool:
+        names = dict.fromkeys(job.model for job in missing)
+        size_of = dict(zip(names, pool.map(_num_nodes, names), strict=True))
+        missing.sort(key=lambda job: (size_of[job.model], job.model))
+        for future in as_completed([pool.submit(_made, job, key) for job in missing]):
+            yield future.result()
 
 
-def table(found: Sequence[Row]) -> str:
-    """Returns the rows as a Markdown table; times in milliseconds."""
-    ours, peers = strategy_names(), [name for name, _ in baselines()]
-    heads = ["model", "machine", "devices", "bound", "planner", *ours, "best peer", *peers]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in found:
-        best_peer = row.best_peer_s
-        cells = [row.model, row.machine, str(row.num_devices), _ms(row.bound_s), _ms(row.best_s)]
-        cells += [_ms(row.ours_s.get(name)) for name in ours]
-        cells += [_ms(best_peer), *(_ms(row.peers_s.get(name)) for name in peers)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def _quiet() -> None:
+    warnings.simplefilter("ignore")  # of the libraries: downloads, faster kernels
 
 
-def _ms(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1e3:.4g}"
+def _num_nodes(name: str) -> int:
+    """Captures a model unless that was done; returns its size."""
+    return captured(model_named(name)).num_nodes
+
+
+def _made(job: Job, key: str) -> Row:
+    """Makes a row and keeps it."""
+    found = row(job)
+    path = _path(job, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(asdict(found)))
+    partial.rename(path)
+    return found
+
+
+def _path(job: Job, key: str) -> Path:
+    name = f"{job.model}-{job.num_devices}x{job.machine.replace(' ', '_')}-{job.exact_s:g}s.json"
+    return _KEPT / key / name
+
+
+def _row_of(content: dict[str, object]) -> Row:
+    """Returns the row that `asdict` took apart."""
+    parts = {"job": Job(**content["job"]), "bounds": Bounds(**content["bounds"])}  # type: ignore[arg-type]
+    return Row(**{**content, **parts})  # type: ignore[arg-type]
+
+
+def _source_key() -> str:
+    """Returns a text that changes with the sources of fxdevice and of the benchmark."""
+    digest = hashlib.sha256()
+    for folder in (
+        *fxdevice.__path__,
+        str(Path(*fxdevice.__path__, "passes")),
+        str(Path(__file__).parent),
+    ):
+        for path in sorted(Path(folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _jobs(models: Sequence[str], device_counts: Sequence[int], exact_s: float) -> list[Job]:
+    return [
+        Job(model, machine, num_devices, exact_s)
+        for model in models
+        for num_devices in device_counts
+        for machine in machines(num_devices)
+    ]
 
 
 def main() -> None:
-    """Prints the table and writes it to benchmarks/results."""
+    """Prints a line a row and a summary, and writes both if that is wanted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     names = [model.name for model in MODELS]
-    parser.add_argument("--models", nargs="*", choices=names, default=names)
-    parser.add_argument("--devices", nargs="*", type=int, default=[2, 4, 8])
-    parser.add_argument("--write", action="store_true", help="write to benchmarks/results")
+    parser.add_argument("--models", nargs="+", choices=names, default=names)
+    parser.add_argument("--devices", nargs="+", type=int, default=[2, 4, 8])
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--exact-seconds", type=float, default=3.0, help="0: no exact bound")
+    parser.add_argument("--write", action="store_true", help="write to benchmarks/results and docs")
     options = parser.parse_args()
-    found = []
-    for row in rows([m for m in MODELS if m.name in options.models], options.devices):
-        found.append(row)
-        ratio = row.best_s / row.best_peer_s if row.best_s and row.best_peer_s else float("nan")
-        print(
-            f"{row.model:24}{row.machine:14}{row.num_devices:3} bound {_ms(row.bound_s):>8} "
-            f"planner {_ms(row.best_s):>8} best peer {_ms(row.best_peer_s):>8} ratio {ratio:.3f} "
-            f"in {sum(row.plan_s.values()):.1f} s",
-            flush=True,
-        )
-    worse = [r for r in found if r.best_s and r.best_peer_s and r.best_s > r.best_peer_s]
-    print(f"{len(found)} rows, the planner is slower than a peer in {len(worse)}")
+    jobs = _jobs(options.models, options.devices, options.exact_seconds)
+    found = {}
+    with tqdm(total=len(jobs), unit="row", smoothing=0) as progress:
+        for one in rows(jobs, options.jobs):
+            found[one.job] = one
+            progress.write(line(one))
+            progress.update()
+    in_order = [found[job] for job in jobs]
+    print(summary(in_order))
     if options.write:
-        _write(found)
+        _write(in_order)
 
 
 def _write(found: Sequence[Row]) -> None:
     environment = {
         "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, no accelerator: all times but plan_s are simulated",
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "machine": f"{platform.machine()}, no accelerator: all times but plan_s are simulated",
     }
-    content = {"environment": environment, "rows": [asdict(row) for row in found]}
-    path = _RESULTS / f"planning_quality-{environment['date']}"
-    path.with_suffix(".json").write_text(json.dumps(content, indent=1))
-    path.with_suffix(".md").write_text(table(found) + "\n")
+    content = {**environment, "rows": [asdict(one) for one in found]}
+    _JSON.write_text(json.dumps(content, indent=1) + "\n")
+    _PAGE.write_text(page(found, environment))
 
 
 if __name__ == "__main__":
