@@ -37,7 +37,7 @@ class Branches(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _simulated_devices() -> None:
-    fxdevice.sim.enable(2)
+    fxdevice.sim.enable(8)
 
 
 def shuffled(problem: PlacementProblem) -> Placement:

@@ -13,8 +13,8 @@ from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.device_spec import DeviceSpec
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.memory import needed_memory
 from fxdevice.placers.pipeline import place_pipeline
+from fxdevice.placers.program_memory import program_memory
 from fxdevice.placers.single import place_single
 from fxdevice.topology import Link, Slot, Topology
 from tests.placers import oracle
@@ -61,7 +61,7 @@ def test_nodes_share_the_slot_of_what_they_follow(problem: PlacementProblem) -> 
 def test_memory_limits_are_respected(problem: PlacementProblem) -> None:
     placement = placed(problem)
     assume(placement.slot_of)  # What is resident already does not stop an empty graph.
-    needed = needed_memory(problem, placement.slot_of)
+    needed = program_memory(problem, placement.slot_of)
     for slot, memory in zip(problem.topology.slots, needed, strict=True):
         assert slot.memory_bytes is None or memory.total_bytes <= slot.memory_bytes
 
@@ -110,7 +110,7 @@ def test_no_allowed_move_of_one_unit_saves_transfers(problem: PlacementProblem) 
             moved_s = oracle.loads_s(problem, moved)
             if max(moved_s) > max(load_s) or moved_s.count(0) > load_s.count(0):
                 continue
-            needed = needed_memory(problem, moved)
+            needed = program_memory(problem, moved)
             if all(
                 other.memory_bytes is None or memory.total_bytes <= other.memory_bytes
                 for other, memory in zip(problem.topology.slots, needed, strict=True)
