@@ -88,6 +88,8 @@ def work_kind(node: fx.Node) -> str:
     name = getattr(packet, "__name__", "")
     if "scaled_dot_product" in name:
         return "attention_backward" if name.endswith("backward") else "attention"
+    if packet in (_aten.bmm, _aten.baddbmm):
+        return "batched_product"
     if packet in flop_registry or packet in _PRODUCTS:
         return "product" if _num_rows(node) > 1 else "vector_product"
     return "permuted_copy" if packet in _COPIES and _is_permuted(node) else ""

@@ -19,10 +19,11 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ from benchmarks.planning.truth_models import TRUTH_MODELS
 from benchmarks.planning.truth_rows import Row, measured_rows
 from fxdevice.calibrate import measure_topology
 from fxdevice.calibrate.meter import Meter
+from fxdevice.topology import Topology
 from fxdevice.topology_json import topology_to_json
 
 __all__ = ["main", "median_error", "rank_correlation"]
@@ -97,7 +99,16 @@ def main() -> None:
         tables[inner] = rows
         print(_summary(rows))
     if options.write:
-        facts = {
+        _write(tables, topology, options)
+
+
+def _write(
+    tables: Mapping[str, Sequence[Row]], topology: Topology, options: argparse.Namespace
+) -> None:
+    """Writes the tables, each with what it was measured on; those of other compilers stay."""
+    found = json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else {}
+    for inner, rows in tables.items():
+        found[inner] = {
             "date": date.today().isoformat(),
             "machine": _machine(),
             "threads": torch.get_num_threads(),
@@ -105,10 +116,11 @@ def main() -> None:
             "torch": torch.__version__,
             "rounds": options.rounds,
             "calibration": json.loads(topology_to_json(topology)),
-            "rows": {inner: [asdict(row) for row in rows] for inner, rows in tables.items()},
+            "rows": [asdict(row) for row in rows],
         }
-        _RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        _PAGE.write_text(_page(facts, tables), encoding="utf-8")
+    _RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    _RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    _PAGE.write_text(_page(found), encoding="utf-8")
 
 
 _HEAD = (
@@ -145,21 +157,24 @@ def _machine() -> str:
     return f"{len(models)} x {models[0]}" if models else platform.processor()
 
 
-def _page(facts: dict[str, object], tables: dict[str, list[Row]]) -> str:
+def _page(found: Mapping[str, Any]) -> str:
     lines = [
         "# Predicted and measured times",
         "",
         "Written by `python -m benchmarks.planning.truth --write`; do not edit.",
         "",
-        f"{facts['machine']}, {facts['threads']} threads, torch {facts['torch']}, {facts['date']}, "
-        f"{facts['clock']}. Two CPU slots that share one queue, medians of {facts['rounds']} calls "
-        "in turn. `micro_batches`, `data`, `tensor` and `branch` are placed as if the slots ran at "
-        "once, and predicted and measured as they run, one after the other.",
+        "Two CPU slots that share one queue. `micro_batches`, `data`, `tensor` and `branch` are "
+        "placed as if the slots ran at once, and predicted and measured as they run, one after the "
+        "other. Medians of calls in turn.",
         "",
     ]
-    for inner, rows in tables.items():
+    for inner, facts in found.items():
+        rows = [Row(**row) for row in facts["rows"]]
         lines += [
             f"## inner={inner!r}",
+            "",
+            f"{facts['machine']}, {facts['threads']} threads, torch {facts['torch']}, "
+            f"{facts['date']}, {facts['clock']}, {facts['rounds']} calls.",
             "",
             _summary(rows) + ".",
             "",

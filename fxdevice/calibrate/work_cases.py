@@ -167,7 +167,15 @@ CASES: Mapping[str, tuple[WorkCase, ...]] = {
         _linear(128, 512, 1024),
         _linear(512, 512, 512),
         _linear(16, 2048, 2048),
+        _linear(64, 3072, 768),
+        _linear(128, 768, 3072),
+        _linear(256, 512, 2048),
+        _linear(1024, 256, 1024),
+    ),
+    "batched_product": (
         _batched(16, 128, 64, 128),
+        _batched(16, 128, 128, 64),
+        _batched(8, 512, 64, 512),
     ),
     "vector_product": (_linear(1, 512, 1024), _linear(1, 2048, 2048)),
     "convolution": (

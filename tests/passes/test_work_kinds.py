@@ -21,6 +21,7 @@ WEIGHT, DEPTHWISE, INDEX = torch.randn(5, 6, 3, 3), torch.randn(6, 1, 3, 3), tor
     ("function", "kinds"),
     [
         (lambda m, *_: m @ m, ["product"]),
+        (lambda m, *_: torch.bmm(m[None], m[None]), ["batched_product"]),
         (lambda m, *_: m[:1] @ m, ["vector_product"]),
         (lambda m, *_: m @ m[0], ["vector_product"]),
         (lambda m, x, w, d, i: functional.conv2d(x, w), ["convolution"]),
