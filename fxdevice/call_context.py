@@ -15,6 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from fxdevice.align import AlignEager
 from fxdevice.backend import GraphCompiler
+from fxdevice.batch_size import fix_batch_size, fixes_batch_size
 from fxdevice.errors import FxDeviceError
 from fxdevice.graph_breaks import listening_to_breaks
 from fxdevice.options import CompileOptions
@@ -67,6 +68,7 @@ class CallContext:
         self._heard_break = records.add_break
         self._kept = records.kept_on_cpu
         self._before = before
+        self._fixes_batch_size = fixes_batch_size(options)
         self._thread = threading.local()
 
     def is_active(self) -> bool:
@@ -92,6 +94,8 @@ class CallContext:
         home = self._options.output_device or first_device((args, kwargs))
         if self._before is not None:
             self._before()
+        if self._fixes_batch_size:
+            fix_batch_size((args, kwargs))
         try:
             with self._active():
                 result = compiled(*args, **kwargs)

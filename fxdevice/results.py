@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
-__all__ = ["KeptOnCpu", "first_device", "on_device"]
+__all__ = ["KeptOnCpu", "first_device", "on_device", "tensors_in"]
 
 
 def first_device(value: Any) -> torch.device | None:
     """Returns the device of the first tensor in `value`, or None when there is none."""
+    found = next(tensors_in(value), None)
+    return None if found is None else found.device
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Yields the tensors in `value`."""
     if isinstance(value, torch.Tensor):
-        return value.device
-    for item in _items(value):
-        found = first_device(item)
-        if found is not None:
-            return found
-    return None
+        yield value
+    else:
+        for item in _items(value):
+            yield from tensors_in(item)
 
 
 class KeptOnCpu:
