@@ -86,6 +86,8 @@ def late_instances(instances: Sequence[Instance], dag: Dag) -> frozenset[str]:
 
     What joins or slices pieces of a forward value belongs there when only backward nodes read it.
     """
+    if not any(node.is_late or node.is_backward for node in dag):
+        return frozenset()
     late: set[str] = set()
     needed_early: set[str] = set()
     read: set[str] = set()

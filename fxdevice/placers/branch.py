@@ -28,6 +28,7 @@ from fxdevice.placers.branch_search import Candidate, levels, search
 from fxdevice.placers.coarse_graph import CoarseGraph
 from fxdevice.placers.coarse_time import CoarseTime
 from fxdevice.placers.dispatch import program_order
+from fxdevice.placers.list_schedule import Room, list_schedules
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.placers.program_memory import excess_bytes
@@ -43,6 +44,9 @@ _LITTLE = 1e-3
 
 _MAX_ATTEMPTS = 4
 """Searches with more and more memory set aside."""
+
+_LISTED_WORK = 25_000
+"""Steps times pairs of slots of a graph whose units are list-scheduled one by one."""
 
 _MAX_JUDGED = 24
 _JUDGED_NODES = 15_000
@@ -114,6 +118,7 @@ class _Judge:
             if not any(excess):
                 break
             reserved = [kept + more for kept, more in zip(reserved, excess, strict=True)]
+        self._judge_listed(finest, room)
         self._judge_single(finest)
         return min(self._known.values(), key=lambda found: found.makespan_s, default=None)
 
@@ -131,6 +136,15 @@ class _Judge:
         for candidate in candidates[:num_judged]:
             self._judge(self._levels[0], candidate.slots)
         return self._excess[candidates[0].slots]
+
+    def _judge_listed(self, finest: CoarseGraph, room: Room) -> None:
+        """Simulates list schedules of the units themselves, of a graph that is small enough.
+
+        What is joined first in a coarser graph cannot come apart where the search ends early.
+        """
+        if len(finest.steps) * self._graph.num_slots**2 <= _LISTED_WORK:
+            for slots in list_schedules(finest, room):
+                self._judge(finest, tuple(slots))
 
     def _judge_single(self, finest: CoarseGraph) -> None:
         """Simulates everything on one slot, for the fastest slot where that fits.

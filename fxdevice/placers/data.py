@@ -47,7 +47,7 @@ def place_data(problem: PlacementProblem) -> Placement:
     shares = weighted_shares(found.batch.size, _speeds(problem))
     slots = tuple(slot for slot, share in enumerate(shares) if share)
     shares = tuple(share for share in shares if share)
-    division = divide_batch(problem, found.batch, shares)
+    division = found if shares == found.shares else divide_batch(problem, found.batch, shares)
     if division.seconds_share < MIN_DIVIDED:
         division = found
         slots = slots[: len(found.shares)]

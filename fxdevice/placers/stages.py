@@ -109,15 +109,14 @@ def plan_interleaved(chain: Chain, limits: Limits, stages_per_slot: int) -> Stag
         if cuts is None or not cuts[2]:
             return None
         plan = _with_cheap_transfers(model, *cuts)
-        if all(limit is None for limit in limits):
+        slot_of = graph.slot_of(plan.slots)
+        if not any(excess_bytes(graph.problem, slot_of, limits)):
             return plan
-        needed = program_memory(graph.problem, graph.slot_of(plan.slots))
+        needed = graph.problem.for_last(program_memory, slot_of)
         spare_bytes = [
             None if limit is None else limit - slot.total_bytes
             for limit, slot in zip(limits, needed, strict=True)
         ]
-        if all(spare is None or spare >= 0 for spare in spare_bytes):
-            return plan
         model.limits = _parts_of_limits(model, plan, spare_bytes)
     return None
 
