@@ -7,17 +7,16 @@ that a placer can count activations and gradients.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from typing import Any
 
+from fxdevice.derived import Derives
 from fxdevice.dims import OpDims
 
 __all__ = ["Dag", "DagNode", "NodeKind"]
-
-_T = TypeVar("_T")
 
 
 class NodeKind(enum.Enum):
@@ -136,7 +135,7 @@ class DagNode:
 
 
 @dataclass(frozen=True)
-class Dag:
+class Dag(Derives):
     """Nodes in topological order.
 
     Raises:
@@ -168,21 +167,6 @@ class Dag:
 
     def __getitem__(self, name: str) -> DagNode:
         return self.by_name[name]
-
-    def derived(self, analysis: Callable[[Dag], _T]) -> _T:
-        """Returns what an analysis finds in this graph, computed when first asked for.
-
-        Args:
-            analysis: A pure function of nothing but the graph.
-        """
-        known = self._derived
-        if analysis not in known:
-            known[analysis] = analysis(self)
-        return cast(_T, known[analysis])
-
-    @cached_property
-    def _derived(self) -> dict[Callable[[Dag], Any], Any]:
-        return {}
 
     @cached_property
     def by_name(self) -> Mapping[str, DagNode]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 
 from fxdevice.costs import CostTable
 from fxdevice.dag import Dag, NodeKind
+from fxdevice.derived import Derives
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.memory_model import MemoryOptions
@@ -25,7 +26,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class PlacementProblem:
+class PlacementProblem(Derives):
     """What a placer is given.
 
     Attributes:
@@ -61,20 +62,6 @@ class PlacementProblem:
         if known is None or known[0] is not placed:
             known = self._last[analysis] = (placed, analysis(self, placed))
         return cast(_T, known[1])
-
-    def derived(self, analysis: Callable[[PlacementProblem], _T]) -> _T:
-        """Returns what an analysis finds in this problem, computed when first asked for.
-
-        Args:
-            analysis: A pure function of nothing but the problem.
-        """
-        if analysis not in self._derived:
-            self._derived[analysis] = analysis(self)
-        return cast(_T, self._derived[analysis])
-
-    @cached_property
-    def _derived(self) -> dict[Callable[..., Any], Any]:
-        return {}
 
     @cached_property
     def _last(self) -> dict[Callable[..., Any], tuple[Any, Any]]:

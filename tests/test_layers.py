@@ -101,6 +101,7 @@ LAYERS = (
     "costs",
     "memory_model",
     "dag",
+    "derived",
     "dims",
     "topologies",
     "topology_json",

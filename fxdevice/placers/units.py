@@ -8,18 +8,16 @@ and of nodes that are no tensors are no values in this sense: they never draw a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, cast
 
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.derived import Derives
 from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
 
 __all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class UnitGraph:
+class UnitGraph(Derives):
     """All units and values of a problem.
 
     Attributes:
@@ -96,21 +94,6 @@ class UnitGraph:
     def slot_of(self, slots: list[int]) -> dict[str, int]:
         """Returns the slot of every node, given that of every unit."""
         return {name: slots[unit] for name, unit in self.unit_of.items()}
-
-    def derived(self, analysis: Callable[[UnitGraph], _T]) -> _T:
-        """Returns what an analysis finds in this graph, computed when first asked for.
-
-        Args:
-            analysis: A pure function of nothing but the graph.
-        """
-        known = self._derived
-        if analysis not in known:
-            known[analysis] = analysis(self)
-        return cast(_T, known[analysis])
-
-    @cached_property
-    def _derived(self) -> dict[Callable[[UnitGraph], Any], Any]:
-        return {}
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
