@@ -35,7 +35,9 @@ class PlannedGraph:
     dag: Dag
     state_names: Mapping[str, str]
     dtypes: Mapping[str, str]
-    _unplaced: PlacementProblem | None = field(default=None, init=False, repr=False)
+    _unplaced: tuple[tuple[Topology, Pins, MemoryOptions], PlacementProblem] | None = field(
+        default=None, init=False, repr=False
+    )
 
     def problem(
         self,
@@ -55,9 +57,10 @@ class PlannedGraph:
         """
         if placed:
             return self._new_problem(topology, pins, memory, placed)
-        if self._unplaced is None:
-            self._unplaced = self._new_problem(topology, pins, memory, placed)
-        return self._unplaced
+        given = (topology, pins, memory)
+        if self._unplaced is None or self._unplaced[0] != given:
+            self._unplaced = given, self._new_problem(*given, placed)
+        return self._unplaced[1]
 
     def _new_problem(
         self,
