@@ -17,7 +17,7 @@ from fxdevice.errors import PlacementError
 from fxdevice.model import compiled_model_of
 from fxdevice.passes.prepare import strategy_graph
 from fxdevice.placers import strategy_names
-from tests.two_slots import SLOTS, assert_same, gradients
+from tests.two_slots import SLOTS, Layers, assert_same, gradients
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,19 +29,6 @@ def simulated_devices() -> None:
 def apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the placers think that the slots compute at the same time, as accelerators do."""
     monkeypatch.setattr(machine, "_queue", lambda device: None)
-
-
-class Layers(nn.Module):
-    """Linear layers: inputs and results `[batch, width]`."""
-
-    def __init__(self, width: int, num_layers: int) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(num_layers)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = torch.relu(layer(x))
-        return x
 
 
 class Pieces(nn.Module):

@@ -14,7 +14,7 @@ import fxdevice
 from fxdevice import sim
 from fxdevice.errors import PlacementError, PlanError
 from fxdevice.plans.module_map import collapsed
-from tests.two_slots import SLOTS, TwoLayers, assert_same, gradients
+from tests.two_slots import SLOTS, Layers, TwoLayers, assert_same, gradients
 
 FAST = fxdevice.DeviceSpec("fast", {"float32": 1e12}, 1e11, memory_bytes=1 << 30)
 LINK = fxdevice.Link(1e-6, 1e11)
@@ -23,19 +23,6 @@ LINK = fxdevice.Link(1e-6, 1e11)
 @pytest.fixture(scope="module", autouse=True)
 def simulated_devices() -> None:
     sim.enable(8)
-
-
-class Layers(nn.Module):
-    """A chain of linear layers: inputs and results `[batch, width]`."""
-
-    def __init__(self, width: int = 64, num_layers: int = 4) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(num_layers)])
-
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = torch.relu(layer(x))
-        return x
 
 
 def planned(model: nn.Module, *args: Any, **options: Any) -> fxdevice.Plan:

@@ -30,6 +30,19 @@ class TwoLayers(nn.Module):
         return hidden
 
 
+class Layers(nn.Module):
+    """A chain of linear layers: inputs and results `[batch, width]`."""
+
+    def __init__(self, width: int = 64, num_layers: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(width, width) for _ in range(num_layers)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.relu(layer(x))
+        return x
+
+
 def on_cpu(value: Any) -> Any:
     """Returns a copy of `value` with every tensor on the CPU, detached."""
 
