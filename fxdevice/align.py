@@ -28,6 +28,7 @@ from fxdevice.alignment import (
 from fxdevice.autograd_functions import pop_handler, push_handler
 from fxdevice.records import Records
 from fxdevice.sizes import tensor_bytes
+from fxdevice.staging import DevicePairs
 from fxdevice.state import ModuleState
 from fxdevice.traced_call import PIN_MEMORY, traced_call
 from fxdevice.untraced import not_traced, skip_as_frame
@@ -45,15 +46,21 @@ class AlignEager(TorchFunctionMode):
         state: State of the model: what an uncaptured operation uses first becomes resident where
             the operation runs. None when no state is ours to move.
         records: Counts operations and alignments.
+        via_host: Devices between which alignments are staged.
     """
 
     def __init__(
-        self, devices: Sequence[torch.device], state: ModuleState | None, records: Records
+        self,
+        devices: Sequence[torch.device],
+        state: ModuleState | None,
+        records: Records,
+        via_host: DevicePairs = frozenset(),
     ) -> None:
         super().__init__()
         self._devices = tuple(devices)
         self._state = state
         self._records = records
+        self._via_host = via_host
 
     def __enter__(self) -> AlignEager:
         push_handler(self._run_aligned)
@@ -93,7 +100,7 @@ class AlignEager(TorchFunctionMode):
         )
         home = self._home(func, args, kwargs, tensors)
         if home is not None:
-            args, kwargs, num_moved = align_arguments(func, args, kwargs, home)
+            args, kwargs, num_moved = align_arguments(func, args, kwargs, home, self._via_host)
             self._records.num_alignments += num_moved
             log.info("aligned %d arguments of %s to %s", num_moved, _name(func), home)
         return func(*args, **kwargs)

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from fxdevice.staging import DevicePairs, moved_to
+
 __all__ = [
     "CROSSES_DEVICES",
     "align_arguments",
@@ -56,11 +58,16 @@ _LENGTHS_ON_CPU: Mapping[str, int] = {
 
 
 def align_arguments(
-    func: Function, args: tuple[Any, ...], kwargs: dict[str, Any], home: torch.device
+    func: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    home: torch.device,
+    via_host: DevicePairs = frozenset(),
 ) -> tuple[tuple[Any, ...], dict[str, Any], int]:
     """Returns the arguments of `func` with tensors on `home`, and how many had to be moved.
 
-    What is legal elsewhere stays: numbers (0-dim tensors), indices and lengths on the CPU.
+    What is legal elsewhere stays: numbers (0-dim tensors), indices and lengths on the CPU. Between
+    the devices of `via_host` a move is staged.
     """
     name = getattr(func, "__name__", "")
     num_moved = 0
@@ -70,7 +77,7 @@ def align_arguments(
         if tensor.device == home or is_number(tensor):
             return tensor
         num_moved += 1
-        return tensor.to(home)
+        return moved_to(tensor, home, via_host)
 
     def stays(position: int, arg: object) -> bool:
         if position == _LENGTHS_ON_CPU.get(name):

@@ -9,6 +9,7 @@ from torch import nn
 
 from fxdevice.devices import DeviceLike
 from fxdevice.errors import CompileOptionError
+from fxdevice.machine import with_known_faults
 from fxdevice.model import CompiledFunction, CompiledModel, compiled_model_of
 from fxdevice.options import InnerLike, make_options
 from fxdevice.plans import Plan
@@ -36,6 +37,7 @@ def compile(
     plan: Plan | None = None,
     no_split: Sequence[str] = (),
     profile: bool = False,
+    optimizer: str | None = None,
 ) -> ModelT:
     """Puts a model on several devices.
 
@@ -72,6 +74,9 @@ def compile(
         profile: Measure instead of predict: every distinct module is compiled and run on its own
             before the graph is placed, and every partition several times in its first call. The
             report shows measured beside predicted seconds.
+        optimizer: Whose state must find room under the memory limits when the model is trained:
+            "adam", "adamw", "sgd", "sgd-momentum" or "adafactor". None counts no such state; a plan
+            counts its own.
 
     Returns:
         The same module, or a callable in place of a function.
@@ -108,7 +113,9 @@ def compile(
         plan=plan,
         no_split=no_split,
         profile=profile,
+        optimizer=optimizer,
     )
+    options = with_known_faults(options)
     if isinstance(model, nn.Module):
         CompiledModel(model, check_module(model, options)).install()
         return model

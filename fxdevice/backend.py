@@ -84,6 +84,8 @@ class GraphCompiler:
             is_first=not self._records.graphs,
             together=self.options.no_split,
             profile=self.options.profile,
+            via_host=self.options.via_host,
+            optimizer=self.options.optimizer,
         )
         try:
             compiled = self._capture(module, example_inputs, driver)
@@ -155,10 +157,10 @@ class GraphCompiler:
         self._records.add_graph(CapturedGraph(module, homes, (), break_of(module), reason))
         # Dynamo's cache holds what is returned, which must not hold the model.
         state = (lambda: None) if self._state is None else weakref.ref(self._state)
-        devices, records = self.options.devices, self._records
+        options, records = self.options, self._records
 
         def run_aligned(*args: Any) -> Any:
-            with AlignEager(devices, state(), records):
+            with AlignEager(options.devices, state(), records, options.via_host):
                 return module(*args)
 
         return run_aligned

@@ -104,7 +104,7 @@ class CallContext:
             if isinstance(inner, (FxDeviceError, torch.OutOfMemoryError)):
                 raise inner from None
             raise
-        return result if home is None else on_device(result, home, self._kept)
+        return result if home is None else self._brought(result, home)
 
     def call_method(self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Runs a method of the model as eager code, aligned; the modules that it calls run placed.
@@ -114,7 +114,10 @@ class CallContext:
         home = self._options.output_device or first_device((args, kwargs))
         with self._aligned():
             result = method(*args, **kwargs)
-        return result if home is None else on_device(result, home, self._kept)
+        return result if home is None else self._brought(result, home)
+
+    def _brought(self, result: Any, home: torch.device) -> Any:
+        return on_device(result, home, self._kept, self._options.via_host)
 
     def recompute(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
         """Runs a call of an activation checkpoint in backward: as it ran in forward.

@@ -40,8 +40,10 @@ from fxdevice.runtime.executor import SerialExecutor
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.lower import lower
 from fxdevice.runtime.program import Program
+from fxdevice.staging import DevicePairs
 from fxdevice.strategy_problems import StrategyProblems
 from fxdevice.topology import Topology
+from fxdevice.transfer_op import is_transfer, transfer_source
 from fxdevice.verify import verify
 
 __all__ = ["GraphDriver", "LoweredGraph", "default_pipeline"]
@@ -95,6 +97,8 @@ class GraphDriver:
         is_first: Whether no graph of the model was placed before.
         together: Qualified names of modules that must not be divided between slots.
         profile: Whether to measure modules and partitions.
+        via_host: Devices between which transfers are staged.
+        optimizer: Whose state must find room; None for none.
         lowered: The graphs lowered so far.
         state_slots: Slot that the placement gave each state input, by input position.
         is_captured: Whether AOTAutograd has captured the graph; a later failure is not its own.
@@ -110,6 +114,8 @@ class GraphDriver:
     is_first: bool = True
     together: tuple[str, ...] = ()
     profile: bool = False
+    via_host: DevicePairs = frozenset()
+    optimizer: str | None = None
     lowered: list[LoweredGraph] = field(default_factory=list)
     state_slots: dict[int, int] = field(default_factory=dict)
     is_captured: bool = False
@@ -152,6 +158,7 @@ class GraphDriver:
             self.topology,
             self.resident_bytes,
             self.together,
+            optimizer=self.optimizer,
         )
         if self.profile and self._has_choice():
             problems = replace(problems, factors=self._factors(root, graph, problems))
@@ -222,13 +229,14 @@ class GraphDriver:
 
     def _placed(self, root: fx.GraphModule, graph: fx.Graph) -> PlacedGraph:
         output_slots = self.inputs.output_slots(graph, self.state_slots)
-        return PlacedGraph(root, graph, self.inputs.slots, output_slots)
+        return PlacedGraph(root, graph, self.inputs.slots, output_slots, self.via_host)
 
     def _lower(self, root: fx.GraphModule, graph: fx.Graph, label: str) -> SerialExecutor:
         assert self._dag is not None
         assert self._costs is not None
         _complete(graph)
         placed = default_pipeline()(self._placed(root, graph))
+        _check_links(placed, self.topology)
         partitioning = partition(placed)
         program = lower(
             placed,
@@ -241,6 +249,25 @@ class GraphDriver:
             LoweredGraph(label, placed, partitioning, program, self._dag, self._costs)
         )
         return SerialExecutor(program)
+
+
+def _check_links(placed: PlacedGraph, topology: Topology) -> None:
+    """Refuses transfers between slots that have no link.
+
+    Raises:
+        PlacementError: There is one.
+    """
+    for node in placed.graph.nodes:
+        if not is_transfer(node):
+            continue
+        source, end = placed.slot_of(transfer_source(node)), placed.slot_of(node)
+        if source.computes and end.computes and topology.link(source.index, end.index) is None:
+            raise PlacementError(
+                f"{transfer_source(node).name!r} is needed on slot {end.index} ({end.device}), and "
+                f"there is no link to there from slot {source.index} ({source.device}): a plan "
+                "says so, or a calibration that found copies damaged both directly and through "
+                "the host. Leave one of the two devices out, or give strategy='single'"
+            )
 
 
 def _complete(graph: fx.Graph) -> None:

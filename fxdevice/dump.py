@@ -21,7 +21,7 @@ from fxdevice.op_kinds import is_operator
 from fxdevice.placed_graph import PlacedGraph, node_info
 from fxdevice.sizes import content_bytes
 from fxdevice.source_line import source_line
-from fxdevice.transfer_op import is_transfer, transfer_source
+from fxdevice.transfer_op import is_transfer, transfer_is_via_host, transfer_source
 
 __all__ = ["describe_value", "dump", "dump_around"]
 
@@ -110,7 +110,8 @@ def _expression(node: fx.Node) -> str:
     if node.op == "get_attr":
         return f"get_attr[{node.target}]"
     if is_transfer(node):
-        return f"transfer({transfer_source(node).name})"
+        way = ", via host" if transfer_is_via_host(node) else ""
+        return f"transfer({transfer_source(node).name}{way})"
     args = [_argument(value) for value in node.args]
     args += [f"{name}={_argument(value)}" for name, value in node.kwargs.items()]
     return f"{_target_name(node.target)}({', '.join(args)})"

@@ -14,6 +14,7 @@ from torch import fx
 
 from fxdevice.backend import GraphCompiler
 from fxdevice.errors import CompileOptionError
+from fxdevice.machine import with_known_faults
 from fxdevice.options import make_options
 from fxdevice.records import Records
 
@@ -48,5 +49,5 @@ def fxdevice_backend(
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise CompileOptionError(f"unknown options {unknown}; expected some of {known}")
-    checked = make_options(given.pop("devices", None), **given)
+    checked = with_known_faults(make_options(given.pop("devices", None), **given))
     return GraphCompiler(checked, None, Records())(module, example_inputs)

@@ -123,12 +123,19 @@ class GraphInputs:
         (values,) = output.args
         assert isinstance(values, (tuple, list))
         made_by = dict(zip(output.meta.get("desc", ()), values, strict=False))
-        for node in graph.find_nodes(op="placeholder"):
+        placeholders = graph.find_nodes(op="placeholder")
+        by_index = {i: node for node in placeholders if (i := input_index(node)) is not None}
+        for node in placeholders:
             if node.name in found or input_index(node) is not None:
                 continue
             slot = self._caller_slot(None)
             desc = node.meta.get("desc")
-            source = made_by.get(desc.output) if isinstance(desc, TangentAOTInput) else None
+            result = desc.output if isinstance(desc, TangentAOTInput) else None
+            source = made_by.get(result)
+            if isinstance(result, InputMutationAOTOutput):
+                # The new value of an input is brought to where the input is.
+                index = _input_index(result.mutated_input)
+                source = source if index is None else by_index.get(index, source)
             if isinstance(source, fx.Node):
                 known = found.get(source.name)
                 slot = placement.slot_of[source.name] if known is None else known.slot

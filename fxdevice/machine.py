@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from fxdevice.calibrate.cache import read_calibration
+from fxdevice.calibrate.faults import faults_in, known_faults, warn_of_faults
 from fxdevice.calibrate.rates import device_name
 from fxdevice.device_spec import GENERIC, DeviceSpec
 from fxdevice.options import CompileOptions
-from fxdevice.topology import Slot, Topology
+from fxdevice.topology import Link, Slot, Topology
 
-__all__ = ["recognized", "topology_of"]
+__all__ = ["recognized", "topology_of", "with_known_faults"]
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ def topology_of(options: CompileOptions) -> Topology:
     """Returns the slots of `options` as the placers see them.
 
     The figures of a plan are the plan's. Else they are what `fxdevice.calibrate` kept for these
-    devices, or data-sheet figures where the device's name is known, or generic ones. A memory limit
-    is the caller's; without one, "auto" goes by the memory that the device has.
+    devices, or data-sheet figures where the device's name is known, or generic ones. Any kept
+    calibration counts for links whose direct copies are damaged. A memory limit is the caller's;
+    without one, "auto" goes by the memory that the device has.
     """
     limits = options.memory_bytes or (None,) * len(options.devices)
     if options.plan is not None:
@@ -52,7 +54,38 @@ def topology_of(options: CompileOptions) -> Topology:
         slots=tuple(
             replace(slot, device=str(device), memory_bytes=limit) for slot, device, limit in slots
         ),
+        links=_with_faulty_links(found.links, options.devices),
     )
+
+
+def with_known_faults(options: CompileOptions) -> CompileOptions:
+    """Returns the options with the pairs of devices whose direct copies are damaged.
+
+    Those are what kept calibrations say and, where a plan is followed, what its topology says. A
+    warning names those that the slots are concerned by.
+    """
+    pairs = faults_in(topology_of(options))
+    pairs |= {pair for pair, link in known_faults().items() if link is not None}
+    warn_of_faults(pair for pair in pairs if {*pair} <= {*options.devices})
+    return replace(options, via_host=frozenset(pairs)) if pairs else options
+
+
+def _with_faulty_links(
+    links: Mapping[tuple[int, int], Link | None], devices: Sequence[torch.device]
+) -> Mapping[tuple[int, int], Link | None]:
+    faults = known_faults()
+    slots = list(enumerate(devices))
+    found = {
+        (i, j): faults[source, end]
+        for i, source in slots
+        for j, end in slots
+        if (source, end) in faults and not _is_via_host(links.get((i, j)))
+    }
+    return {**links, **found} if found else links
+
+
+def _is_via_host(link: Link | None) -> bool:
+    return link is not None and link.via_host
 
 
 def recognized(name: str, memory_bytes: int | None) -> DeviceSpec | None:

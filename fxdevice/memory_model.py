@@ -21,6 +21,7 @@ __all__ = [
     "cache_growth_bytes",
     "margin_bytes",
     "optimizer_bytes",
+    "parameter_optimizer_bytes",
     "step_bytes",
 ]
 
@@ -80,24 +81,36 @@ class MemoryOptions:
 def optimizer_bytes(node: DagNode, optimizer: str | None) -> int:
     """Returns the bytes of the optimizer's state of a parameter; 0 for any other node.
 
+    Args:
+        node: A node; it is a parameter when it is STATE with a gradient.
+        optimizer: One of `OPTIMIZERS`, or None.
+    """
+    if not _is_parameter(node):
+        return 0
+    return parameter_optimizer_bytes(node.output_bytes, node.shape or (), optimizer)
+
+
+def parameter_optimizer_bytes(num_bytes: int, shape: tuple[int, ...], optimizer: str | None) -> int:
+    """Returns the bytes of the optimizer's state of a parameter.
+
     Adafactor keeps a value for each row and each column of a matrix (of the last two dimensions),
     and for each element of a vector.
 
     Args:
-        node: A node; it is a parameter when it is STATE with a gradient.
+        num_bytes: Size of the parameter.
+        shape: Its sizes.
         optimizer: One of `OPTIMIZERS`, or None.
 
     Source: Shazeer, Stern, "Adafactor: adaptive learning rates with sublinear memory cost", ICML
     2018, section 3, and torch.optim.Adafactor.
     """
-    if optimizer is None or not _is_parameter(node):
+    if optimizer is None:
         return 0
     if optimizer != "adafactor":
-        return _STATE_COPIES[optimizer] * node.output_bytes
-    shape = node.shape or ()
+        return _STATE_COPIES[optimizer] * num_bytes
     if len(shape) < 2 or not min(shape):
-        return node.output_bytes
-    return node.output_bytes // shape[-1] + node.output_bytes // shape[-2]
+        return num_bytes
+    return num_bytes // shape[-1] + num_bytes // shape[-2]
 
 
 def step_bytes(node: DagNode, optimizer: str | None) -> int:

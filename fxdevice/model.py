@@ -101,9 +101,11 @@ class CompiledModel:
             limits_bytes[: 1 if options.strategy == "single" else None],
             together=options.no_split,
             prefers_one_slot=options.strategy == "auto" and options.plan is None,
+            via_host=options.via_host,
+            optimizer=options.optimizer,
         )
         self.compiler = GraphCompiler(options, self.state, self.records)
-        align = AlignEager(options.devices, self.state, self.records)
+        align = AlignEager(options.devices, self.state, self.records, options.via_host)
         self.context = CallContext(
             options, self.compiler, align, self.records, before=watch_of(module)
         )
@@ -143,7 +145,7 @@ class CompiledFunction:
         self.options = options
         self.records = Records()
         self.compiler = GraphCompiler(options, None, self.records)
-        align = AlignEager(options.devices, None, self.records)
+        align = AlignEager(options.devices, None, self.records, options.via_host)
         self.context = CallContext(options, self.compiler, align, self.records)
         self.__wrapped__ = function
         self.name: str = getattr(function, "__name__", type(function).__name__)

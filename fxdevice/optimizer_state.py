@@ -13,11 +13,18 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from fxdevice.staging import DevicePairs, moved_to
+
 __all__ = ["keep_with_parameters"]
 
 
-def keep_with_parameters(module: nn.Module) -> None:
-    """Lets optimizers of the module's parameters follow their moves, as long as it is alive."""
+def keep_with_parameters(module: nn.Module, via_host: DevicePairs = frozenset()) -> None:
+    """Lets optimizers of the module's parameters follow their moves, as long as it is alive.
+
+    Args:
+        module: The module.
+        via_host: Devices between which moves are staged.
+    """
     reference = weakref.ref(module)
 
     def before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -29,14 +36,14 @@ def keep_with_parameters(module: nn.Module) -> None:
             return
         for parameter in current.parameters():
             if parameter in optimizer.state:
-                _move(optimizer.state[parameter], parameter.device)
+                _move(optimizer.state[parameter], parameter.device, via_host)
 
     handle = register_optimizer_step_pre_hook(before_step)
     weakref.finalize(module, handle.remove)
 
 
-def _move(kept: dict[str, Any], device: torch.device) -> None:
+def _move(kept: dict[str, Any], device: torch.device, via_host: DevicePairs) -> None:
     """Moves all but counters of steps, which stay where the optimizer put them."""
     for name, value in kept.items():
         if isinstance(value, torch.Tensor) and value.dim() > 0 and value.device != device:
-            kept[name] = value.to(device)
+            kept[name] = moved_to(value, device, via_host)

@@ -13,8 +13,10 @@ import torch
 
 from fxdevice.devices import DeviceLike, resolve_device, resolve_devices
 from fxdevice.errors import CompileOptionError, DeviceError, PlanError
+from fxdevice.memory_model import OPTIMIZERS
 from fxdevice.placers import strategy_names
 from fxdevice.plans import Plan
+from fxdevice.staging import DevicePairs
 
 __all__ = ["CompileOptions", "InnerLike", "make_options", "parse_bytes"]
 
@@ -47,6 +49,9 @@ class CompileOptions:
         no_split: Modules that must not be divided: what the caller wrote, and qualified names once
             `fxdevice.preflight.check_module` has seen the module.
         profile: Measure modules before they are placed, and partitions when they run first.
+        optimizer: Whose state must find room, one of `fxdevice.memory_model.OPTIMIZERS`; or None.
+        via_host: Devices between which everything is staged: no choice of the caller's, it is what
+            `fxdevice.machine.with_known_faults` finds.
     """
 
     devices: tuple[torch.device, ...]
@@ -62,6 +67,8 @@ class CompileOptions:
     plan: Plan | None = None
     no_split: tuple[str, ...] = ()
     profile: bool = False
+    optimizer: str | None = None
+    via_host: DevicePairs = frozenset()
 
 
 def make_options(
@@ -79,6 +86,7 @@ def make_options(
     plan: Plan | None = None,
     no_split: Sequence[str] = (),
     profile: bool = False,
+    optimizer: str | None = None,
 ) -> CompileOptions:
     """Returns checked options. The arguments are those of `fxdevice.compile`.
 
@@ -113,9 +121,15 @@ def make_options(
         raise TypeError(
             f"inner must be the name of a Dynamo backend or a callable; found {inner!r}"
         )
-    pins = _pins(device_map, resolved)
+    if optimizer is not None and optimizer not in OPTIMIZERS:
+        raise CompileOptionError(
+            f"unknown optimizer {optimizer!r}; expected one of {', '.join(OPTIMIZERS)}. For "
+            "another one name the one with the most similar state"
+        )
+    pins, whole = _pins(device_map, resolved), _names(no_split)
     if plan is not None:
-        _check_plan(plan, len(resolved), strategy, pins, no_split)
+        _check_plan(plan, len(resolved), strategy, pins, no_split, optimizer)
+        whole, optimizer = plan.no_split, plan.optimizer
         pins = MappingProxyType({name: state.slot for name, state in plan.state.items()})
     return CompileOptions(
         devices=resolved,
@@ -129,8 +143,9 @@ def make_options(
         repair=repair,
         debug=debug,
         plan=plan,
-        no_split=_names(no_split),
+        no_split=whole,
         profile=profile,
+        optimizer=optimizer,
     )
 
 
@@ -188,7 +203,12 @@ def _names(no_split: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_plan(
-    plan: Plan, num_slots: int, strategy: str, pins: Mapping[str, int], no_split: Sequence[str]
+    plan: Plan,
+    num_slots: int,
+    strategy: str,
+    pins: Mapping[str, int],
+    no_split: Sequence[str],
+    optimizer: str | None,
 ) -> None:
     """Refuses a plan that the other options contradict.
 
@@ -213,6 +233,11 @@ def _check_plan(
         )
     if pins:
         raise PlanError("the plan says where modules go; leave device_map out, or plan with it")
+    if optimizer not in (None, plan.optimizer):
+        raise PlanError(
+            f"the plan has room for the state of {plan.optimizer or 'no optimizer'}, and "
+            f"optimizer={optimizer!r} was asked for; leave optimizer out, or plan with it"
+        )
     if no_split:
         raise PlanError("the plan says what stays together; leave no_split out, or plan with it")
 

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from fxdevice.staging import DevicePairs
+
 __all__ = [
     "NodeInfo",
     "PlacedGraph",
@@ -98,12 +100,14 @@ class PlacedGraph:
         slots: The slots that compute, then the caller slots.
         output_slots: For each element of the output tuple the slot where it must end: that of the
             parameter for a gradient, of the input for an updated input; None when anywhere will do.
+        via_host: Devices between which transfers are staged.
     """
 
     root: nn.Module
     graph: fx.Graph
     slots: tuple[PlacedSlot, ...]
     output_slots: tuple[int | None, ...]
+    via_host: DevicePairs = frozenset()
 
     def slot_of(self, node: fx.Node) -> PlacedSlot:
         """Returns the slot of `node`.

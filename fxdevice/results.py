@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from fxdevice.staging import DevicePairs, moved_to
+
 __all__ = ["KeptOnCpu", "first_device", "on_device", "tensors_in"]
 
 
@@ -46,28 +48,33 @@ class KeptOnCpu:
         return tensor.device.type == "cpu" and tensor in self._tensors
 
 
-def on_device(value: Any, device: torch.device, kept: KeptOnCpu | None = None) -> Any:
+def on_device(
+    value: Any,
+    device: torch.device,
+    kept: KeptOnCpu | None = None,
+    via_host: DevicePairs = frozenset(),
+) -> Any:
     """Returns `value` with the tensors in its plain containers on `device`, but for `kept`.
 
     A container is replaced only when a tensor in it has to travel. The transfer is visible to
-    autograd: a gradient comes back the same way.
+    autograd: a gradient comes back the same way. Between the devices of `via_host` it is staged.
     """
     if isinstance(value, torch.Tensor):
-        return value.to(device) if _is_outside(value, device, kept) else value
+        return moved_to(value, device, via_host) if _is_outside(value, device, kept) else value
     if not _has_outside(value, device, kept):
         return value
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(on_device(item, device, kept) for item in value))
+        return type(value)(*(on_device(item, device, kept, via_host) for item in value))
     if type(value) in (tuple, list):
-        return type(value)(on_device(item, device, kept) for item in value)
+        return type(value)(on_device(item, device, kept, via_host) for item in value)
     if isinstance(value, dict):
         moved = copy.copy(value)
         for key, item in value.items():
-            moved[key] = on_device(item, device, kept)
+            moved[key] = on_device(item, device, kept, via_host)
         return moved
     moved = copy.copy(value)
     for field in dataclasses.fields(value):
-        item = on_device(getattr(value, field.name), device, kept)
+        item = on_device(getattr(value, field.name), device, kept, via_host)
         object.__setattr__(moved, field.name, item)
     return moved
 

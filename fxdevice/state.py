@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from fxdevice.errors import StateError
+from fxdevice.memory_model import parameter_optimizer_bytes
 from fxdevice.optimizer_state import keep_with_parameters
 from fxdevice.pins import Pins
 from fxdevice.placers.state_order import place_state_in_order
 from fxdevice.sizes import tensor_bytes
+from fxdevice.staging import DevicePairs
 from fxdevice.tensor_content import (
     copies_on_device,
     is_movable,
@@ -90,6 +92,8 @@ class ModuleState:
         limits_bytes: Memory limit of every slot; None for no limit.
         together: Qualified names of modules whose state must share a slot.
         prefers_one_slot: What no graph of the whole model places goes to one slot, if one has room.
+        via_host: Devices between which moves are staged.
+        optimizer: Whose state must find room beside that of the model; None for none.
 
     Raises:
         StateError: A tensor has no content (meta device).
@@ -104,11 +108,15 @@ class ModuleState:
         *,
         together: Sequence[str] = (),
         prefers_one_slot: bool = False,
+        via_host: DevicePairs = frozenset(),
+        optimizer: str | None = None,
     ) -> None:
         self._module = module
         self._limits_bytes = limits_bytes
         self._together = frozenset(together)
         self._prefers_one_slot = prefers_one_slot
+        self._via_host = via_host
+        self._optimizer = optimizer
         self._order: Mapping[str, int] | None = None
         self._devices = devices
         self.pins = Pins(pins)
@@ -174,15 +182,18 @@ class ModuleState:
     def fits_one_slot(self) -> bool:
         """Returns whether some slot has room for all state that is not pinned to another one.
 
-        Gradients count as well where they may be asked for now.
+        Gradients and the optimizer's state count as well where gradients may be asked for now.
         """
         return self._roomy_slot() is not None
 
     def _roomy_slot(self) -> int | None:
         free_bytes, pinned_bytes = 0, [0] * len(self._devices)
         for found in self:
-            has_gradient = found.tensor.requires_grad and torch.is_grad_enabled()
-            needed_bytes = (1 + has_gradient) * found.num_bytes
+            needed_bytes = found.num_bytes
+            if found.tensor.requires_grad and torch.is_grad_enabled():
+                needed_bytes += found.num_bytes + parameter_optimizer_bytes(
+                    found.num_bytes, found.tensor.shape, self._optimizer
+                )
             slot = self.pins.slot_of(found.name)
             if slot is None:
                 free_bytes += needed_bytes
@@ -267,23 +278,23 @@ class ModuleState:
         ]
         if moving and not self._has_moved:
             self._has_moved = True
-            keep_with_parameters(self._module)
+            keep_with_parameters(self._module, self._via_host)
         with outside_transforms():
             self._give_contents(moving)
 
     def _give_contents(self, moving: Sequence[tuple[StateTensor, torch.device]]) -> None:
-        copies = copies_on_device([(s.tensor, device) for s, device in moving])
+        copies = copies_on_device([(s.tensor, device) for s, device in moving], self._via_host)
         undo: list[tuple[torch.Tensor, torch.Tensor]] = []
         homes: dict[int, torch.device] = {}
         try:
             for (state, _), copy in zip(moving, copies, strict=True):
                 homes[id(state.tensor)] = state.tensor.device
                 original = state.tensor.detach()
-                set_content(state.tensor, copy)
+                set_content(state.tensor, copy, self._via_host)
                 undo.append((state.tensor, original))
         except Exception as error:
             for tensor, original in reversed(undo):
-                set_content(tensor, original)
+                set_content(tensor, original, self._via_host)
             raise StateError(f"cannot move {state.name!r}: {error}; nothing was changed") from error
         for key, home in homes.items():
             self._home.setdefault(key, home)

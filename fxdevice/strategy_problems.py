@@ -29,6 +29,7 @@ class StrategyProblems:
         resident_bytes: Bytes of state that is already on each slot.
         together: Qualified names of modules that must not be divided.
         factors: What was measured of the modules.
+        optimizer: Whose state must find room; None for none.
     """
 
     graph: fx.Graph
@@ -38,6 +39,7 @@ class StrategyProblems:
     resident_bytes: tuple[int, ...]
     together: tuple[str, ...] = ()
     factors: TimeFactors = field(default_factory=dict)
+    optimizer: str | None = None
     _known: dict[str, tuple[fx.Graph, PlacementProblem]] = field(default_factory=dict, init=False)
 
     def graph_for(self, strategy: str) -> fx.Graph:
@@ -64,5 +66,5 @@ class StrategyProblems:
         pins = {name: found.slot for name, found in known.items() if found.slot is not None}
         pins |= self.inputs.pinned_nodes(dag)
         costs = estimate_costs(dag, self.topology)
-        memory = MemoryOptions(holds_inputs=self.inner == "eager")
+        memory = MemoryOptions(self.optimizer, holds_inputs=self.inner == "eager")
         return graph, PlacementProblem(dag, self.topology, costs, pins, self.resident_bytes, memory)

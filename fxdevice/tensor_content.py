@@ -17,6 +17,8 @@ import torch
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from fxdevice.staging import DevicePairs, moved_to
+
 __all__ = ["copies_on_device", "is_movable", "outside_transforms", "set_content"]
 
 
@@ -42,12 +44,13 @@ def is_movable(tensor: torch.Tensor) -> bool:
 
 
 def copies_on_device(
-    wanted: Sequence[tuple[torch.Tensor, torch.device]],
+    wanted: Sequence[tuple[torch.Tensor, torch.device]], via_host: DevicePairs = frozenset()
 ) -> list[torch.Tensor]:
     """Returns a copy of every tensor on its device; tensors that share storage go on sharing it.
 
     Args:
         wanted: Pairs of a tensor and a device other than its own.
+        via_host: Devices between which the copies are staged.
     """
     num_sharing: dict[int, int] = {}
     for tensor, _ in wanted:
@@ -59,10 +62,10 @@ def copies_on_device(
         for tensor, device in wanted:
             key = tensor.untyped_storage()._cdata
             if num_sharing[key] == 1:
-                copies.append(tensor.detach().to(device))
+                copies.append(moved_to(tensor.detach(), device, via_host))
                 continue
             if key not in storages:
-                storages[key] = _whole_storage(tensor).to(device)
+                storages[key] = moved_to(_whole_storage(tensor), device, via_host)
             shared = torch.empty(0, dtype=tensor.dtype, device=device)
             shared.set_(
                 storages[key].untyped_storage(),
@@ -74,15 +77,18 @@ def copies_on_device(
     return copies
 
 
-def set_content(tensor: torch.Tensor, content: torch.Tensor) -> None:
+def set_content(
+    tensor: torch.Tensor, content: torch.Tensor, via_host: DevicePairs = frozenset()
+) -> None:
     """Gives `tensor` the content of `content`; gradient, hooks and identity stay.
 
     Args:
         tensor: A leaf `[...]`.
         content: A detached tensor of the same shape and dtype, on any device.
+        via_host: Devices between which the gradient is staged.
     """
     gradient = tensor.grad
-    moved_gradient = None if gradient is None else gradient.to(content.device)
+    moved_gradient = None if gradient is None else moved_to(gradient, content.device, via_host)
     tensor.grad = None
     if torch._has_compatible_shallow_copy_type(tensor, content):
         tensor.data = content

@@ -55,6 +55,8 @@ class Link:
         kind: What it is, for reports: "nvlink", "pcie", "host" (staged through host memory), ...
         channel: Links with the same channel carry one transfer at a time between them; None for a
             channel of its own in each direction.
+        via_host: Direct copies were found to deliver wrong bytes: placed programs send what crosses
+            here through the host's memory themselves, and the figures are of that.
 
     Raises:
         DeviceSpecError: A figure is negative, zero where it must not be, or no number.
@@ -64,6 +66,7 @@ class Link:
     bytes_per_s: float = 2e10
     kind: str = "link"
     channel: str | None = None
+    via_host: bool = False
 
     def __post_init__(self) -> None:
         checked_number("Link.latency_s", self.latency_s, may_be_zero=True)

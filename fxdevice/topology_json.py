@@ -72,6 +72,7 @@ class _Link:
     bytes_per_s: float
     kind: str = "link"
     channel: str | None = None
+    via_host: bool = False
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _link_as_dict(link: Link | None) -> dict[str, Any] | None:
 def _link_of(form: _Link | None) -> Link | None:
     if form is None:
         return None
-    return Link(form.latency_s, form.bytes_per_s, form.kind, form.channel)
+    return Link(form.latency_s, form.bytes_per_s, form.kind, form.channel, form.via_host)
 
 
 def _faults(error: ValidationError) -> str:

@@ -9,6 +9,8 @@ The price is memory: a slice out of wide rows arrives with the gaps between its 
 allocated, not sent). A *packed* transfer leaves them out: its strides are in the same order, so
 every view stays legal, but they are others. Elements that share memory (an expanded tensor) are
 sent once.
+
+A transfer between devices whose direct copies are damaged is *via host* (`fxdevice.staging`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ __all__ = [
     "is_transfer",
     "transfer_destination",
     "transfer_is_packed",
+    "transfer_is_via_host",
     "transfer_node",
     "transfer_source",
     "transfer_tensor",
@@ -36,6 +39,7 @@ def transfer_tensor(
     non_blocking: bool = False,
     *,
     is_packed: bool = False,
+    via_host: bool = False,
 ) -> torch.Tensor:
     """Returns a copy of `value` on `destination`; it never shares memory with `value`.
 
@@ -44,7 +48,12 @@ def transfer_tensor(
         destination: Where to.
         non_blocking: Whether the call may return before the bytes have arrived, as in `Tensor.to`.
         is_packed: Leave out gaps between the elements.
+        via_host: Stage it (see `fxdevice.staging`): the call returns when the bytes are in the
+            host's memory and the way on from there is issued.
     """
+    if via_host:
+        value = transfer_tensor(value, torch.device("cpu"), is_packed=is_packed)
+        non_blocking = False
     if value.layout != torch.strided or value.is_conj() or value.is_neg():
         return value.to(destination, non_blocking=non_blocking, copy=True)
     if is_non_overlapping(value):
@@ -60,14 +69,20 @@ def transfer_tensor(
 
 @torch.library.custom_op("fxdevice::transfer", mutates_args=())
 def _transfer(
-    value: torch.Tensor, destination: torch.device, is_packed: bool = False
+    value: torch.Tensor,
+    destination: torch.device,
+    is_packed: bool = False,
+    via_host: bool = False,
 ) -> torch.Tensor:
-    return transfer_tensor(value, destination, is_packed=is_packed)
+    return transfer_tensor(value, destination, is_packed=is_packed, via_host=via_host)
 
 
 @_transfer.register_fake
 def _transfer_fake(
-    value: torch.Tensor, destination: torch.device, is_packed: bool = False
+    value: torch.Tensor,
+    destination: torch.device,
+    is_packed: bool = False,
+    via_host: bool = False,
 ) -> torch.Tensor:
     return _empty_copy(value, destination, is_packed)
 
@@ -79,6 +94,7 @@ def transfer_node(
     name: str,
     *,
     is_packed: bool = False,
+    via_host: bool = False,
 ) -> fx.Node:
     """Adds a transfer of `source` at the graph's insertion point.
 
@@ -91,8 +107,10 @@ def transfer_node(
         destination: Where to.
         name: Name of the new node, by custom "<source>_to<slot>".
         is_packed: Leave out gaps between the elements.
+        via_host: Stage it.
     """
-    args = (source, destination, True) if is_packed else (source, destination)
+    flags = (is_packed, True) if via_host else (True,) if is_packed else ()
+    args = (source, destination, *flags)
     node = graph.create_node("call_function", torch.ops.fxdevice.transfer.default, args, {}, name)
     value = source.meta["val"]
     mode = getattr(value, "fake_mode", None) or contextlib.nullcontext()
@@ -128,6 +146,11 @@ def transfer_destination(node: fx.Node) -> torch.device:
 def transfer_is_packed(node: fx.Node) -> bool:
     """Returns whether the transfer `node` leaves out gaps between elements."""
     return len(node.args) > 2 and node.args[2] is True
+
+
+def transfer_is_via_host(node: fx.Node) -> bool:
+    """Returns whether the transfer `node` goes through the host's memory."""
+    return len(node.args) > 3 and node.args[3] is True
 
 
 def _empty_copy(value: torch.Tensor, device: torch.device, is_packed: bool) -> torch.Tensor:

@@ -7,7 +7,8 @@ names the node, the slots and the line of the user's program.
     check_functional        no operation writes into an argument
     check_computing_slots   operations other than views are on slots that compute
     check_devices           an operation reads values of its own device only, transfers excepted
-    check_transfers         transfers end on their slot, are used, needed, and one per destination
+    check_transfers         transfers end on their slot, are used, needed, one per destination, and
+                            go through the host's memory exactly where direct copies are damaged
     check_outputs           every output ends on the device that it must end on
     check_device_literals   every device that is written is that of the slot (`assign_devices`)
 """
@@ -31,7 +32,12 @@ from fxdevice.op_kinds import (
 )
 from fxdevice.placed_graph import PlacedGraph, PlacedSlot, node_info
 from fxdevice.source_line import source_line
-from fxdevice.transfer_op import is_transfer, transfer_destination, transfer_source
+from fxdevice.transfer_op import (
+    is_transfer,
+    transfer_destination,
+    transfer_is_via_host,
+    transfer_source,
+)
 
 __all__ = [
     "INVARIANTS",
@@ -143,7 +149,7 @@ def check_devices(placed: PlacedGraph) -> None:
 
 
 def check_transfers(placed: PlacedGraph) -> None:
-    """Checks that every transfer ends on its slot, is used, needed and the only one.
+    """Checks that every transfer ends on its slot, is used, needed, the only one, and goes its way.
 
     Raises:
         VerificationError: One does or is not.
@@ -160,6 +166,10 @@ def check_transfers(placed: PlacedGraph) -> None:
             raise _fault(node, f"moves {source.name!r}, not a tensor", "tensors only")
         if placed.slot_of(source).device == destination:
             raise _fault(node, f"moves {source.name!r} to where it is", "no transfer")
+        via_host = (placed.slot_of(source).device, destination) in placed.via_host
+        if transfer_is_via_host(node) != via_host:
+            way = "through the host's memory" if via_host else "directly"
+            raise _fault(node, f"does not move {source.name!r} {way}", f"a transfer {way}")
         if not node.users:
             raise _fault(node, "has no reader", "a transfer that is used")
         twin = found.setdefault((source, destination), node)

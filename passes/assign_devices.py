@@ -15,6 +15,7 @@ from torch import fx, nn
 from fxdevice.device_literals import attribute, body_devices
 from fxdevice.op_kinds import argument_is_device, has_tensor_value, is_operator
 from fxdevice.placed_graph import NodeInfo, PlacedGraph, set_node_info
+from fxdevice.staging import DevicePairs, moved_to
 from fxdevice.transfer_op import is_transfer
 
 __all__ = ["assign_devices", "with_attributes"]
@@ -93,7 +94,7 @@ def _assign_bodies(node: fx.Node, assigned: PlacedGraph, bodies: dict[str, nn.Mo
             continue
         name = f"{read.target.replace('.', '_')}_on{slot.index}"
         if name not in bodies:
-            bodies[name] = _body_on(body, slot.device)
+            bodies[name] = _body_on(body, slot.device, assigned.via_host)
         with assigned.graph.inserting_before(node):
             own = assigned.graph.create_node("get_attr", name, (), {}, name)
         own.meta = dict(read.meta)
@@ -101,7 +102,7 @@ def _assign_bodies(node: fx.Node, assigned: PlacedGraph, bodies: dict[str, nn.Mo
         node.replace_input_with(read, own)
 
 
-def _body_on(body: fx.GraphModule, device: torch.device) -> fx.GraphModule:
+def _body_on(body: fx.GraphModule, device: torch.device, via_host: DevicePairs) -> fx.GraphModule:
     """Returns a copy of `body`, and of the bodies in it, for `device`."""
     graph = fx.Graph()
     output = graph.graph_copy(body.graph, {})
@@ -113,9 +114,9 @@ def _body_on(body: fx.GraphModule, device: torch.device) -> fx.GraphModule:
         elif node.op == "get_attr":
             found = attribute(body, node.target)
             if isinstance(found, fx.GraphModule):
-                found = _body_on(found, device)
+                found = _body_on(found, device, via_host)
             elif isinstance(found, torch.Tensor):
-                found = found.to(device)
+                found = moved_to(found, device, via_host)
             attributes[node.target] = found
     return fx.GraphModule(attributes, graph)
 

@@ -117,7 +117,10 @@ class _Writer:
         device = self.device(slot)
         is_packed = self.bare.slots[slot].computes and _arrives_packed(node)
         name = self.free_name(f"{node.name}_to{slot}")
-        moved = transfer_node(self.graph, source, device, name, is_packed=is_packed)
+        via_host = (self.device(self.plan.home[node]), device) in self.bare.via_host
+        moved = transfer_node(
+            self.graph, source, device, name, is_packed=is_packed, via_host=via_host
+        )
         if is_packed:
             self.restrided.add(moved)
         set_node_info(moved, NodeInfo(slot, "transfer"))

@@ -61,3 +61,4 @@ def no_kept_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = sys.modules.get("fxdevice.machine")
     if machine is not None:
         monkeypatch.setattr(machine, "read_calibration", lambda devices: None)
+        monkeypatch.setattr(machine, "known_faults", dict)

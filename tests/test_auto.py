@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, fx, nn
 import fxdevice
 from fxdevice import machine, sim, strategy_problems
 from fxdevice.choose import Choice
-from fxdevice.errors import PlacementError
+from fxdevice.errors import CompileOptionError, PlacementError, PlanError
 from fxdevice.model import compiled_model_of
 from fxdevice.passes.prepare import strategy_graph
 from fxdevice.placers import strategy_names
@@ -203,3 +204,48 @@ def test_functions_choose_as_well() -> None:
     x = torch.randn(4, 8)
     assert_same(function(x), layer(x))
     assert "auto chose single" in fxdevice.report(function).summary()
+
+
+@pytest.mark.parametrize("make", [Layers, Pieces], ids=["whole", "pieces"])
+@pytest.mark.parametrize("optimizer", ["adam", None])
+def test_the_state_of_the_optimizer_counts(make: Any, optimizer: str | None) -> None:
+    """Parameters and gradients fit one device, with Adam's averages they do not."""
+    plain, x = make(32), torch.randn(2, 32)
+    model = copy.deepcopy(plain)
+    state_bytes = sum(p.numel() * p.element_size() for p in plain.parameters())
+    limit = 3 * state_bytes
+    gc.collect()  # what other tests left must not count as taken
+    for device in SLOTS:
+        sim.set_memory_limit(device, sim.memory_allocated(device) + limit)
+    try:
+        model = fxdevice.compile(
+            model, SLOTS, inner="eager", max_memory=dict.fromkeys(SLOTS, limit), optimizer=optimizer
+        )
+        updates = torch.optim.Adam(model.parameters())
+        expected = torch.optim.Adam(plain.parameters())
+
+        def step() -> None:
+            for each, own in ((model, updates), (plain, expected)):
+                own.zero_grad()
+                each(x).square().sum().backward()
+                own.step()
+
+        if optimizer is None:
+            with pytest.raises(torch.OutOfMemoryError):
+                step()
+        else:
+            step()
+            step()
+            assert_same(dict(model.named_parameters()), dict(plain.named_parameters()))
+    finally:
+        for device in SLOTS:
+            sim.set_memory_limit(device, None)
+    assert set(slots_of(model)) == ({0, 1} if optimizer else {0})
+
+
+def test_optimizers_that_cannot_be_counted() -> None:
+    with pytest.raises(CompileOptionError, match=r"'lion'; expected one of adafactor, adam"):
+        fxdevice.compile(Layers(8, 2), SLOTS, optimizer="lion")
+    plan = fxdevice.plan(Layers(8, 2), torch.ones(2, 8), devices="2xcpu", optimizer="sgd")
+    with pytest.raises(PlanError, match="room for the state of sgd, and optimizer='adam'"):
+        fxdevice.compile(Layers(8, 2), SLOTS, plan=plan, optimizer="adam")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -201,3 +203,34 @@ def test_where_there_is_nothing_to_name() -> None:
     plan = fxdevice.plan(Blocks(), torch.randn(2, 8), devices="2xcpu", no_split=["Block"])
     with pytest.raises(PlanError, match="leave no_split out"):
         fxdevice.compile(Blocks(), SLOTS, plan=plan, no_split=["Block"])
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_plan_keeps_modules_whole_in_graphs_that_were_not_planned(
+    is_kept: bool, tmp_path: Path
+) -> None:
+    plain = Blocks()
+    plan = fxdevice.plan(
+        plain, torch.randn(4, 8), devices="2xcpu", strategy="tensor", no_split=["Block"]
+    )
+    assert plan.no_split == ("blocks.0", "blocks.1", "blocks.2")
+    assert "not split: blocks.0" in str(plan)
+    plan.save(tmp_path / "plan.json")
+    plan = fxdevice.Plan.load(tmp_path / "plan.json")
+    if not is_kept:
+        plan = replace(plan, no_split=())
+    placed = fxdevice.compile(copy.deepcopy(plain), SLOTS, inner="eager", plan=plan)
+    x = torch.randn(6, 8)  # another batch than the planned one
+    assert_same(placed(x), plain(x))
+    assert operation_slots(placed, "wide") == {0, 1}
+    is_whole = all(len(operation_slots(placed, f"blocks.{i}")) == 1 for i in range(3))
+    assert is_whole is is_kept
+
+
+def test_plans_differ_by_what_stays_whole() -> None:
+    x = torch.randn(4, 8)
+    free, whole = (
+        fxdevice.plan(Blocks(), x, devices="2xcpu", strategy="single", no_split=names)
+        for names in ([], ["blocks.1"])
+    )
+    assert "no_split: nothing -> blocks.1" in free.diff(whole)

@@ -167,7 +167,7 @@ def test_a_tensor_that_refuses_undoes_those_before_it(monkeypatch: pytest.Monkey
     before = Snapshot.of(module)
     state = make(module)
 
-    def refuse_one(tensor: Tensor, content: Tensor) -> None:
+    def refuse_one(tensor: Tensor, content: Tensor, *others: object) -> None:
         if tensor is module.second.weight and content.device != torch.device("cpu"):
             raise RuntimeError("it refuses")
         set_content(tensor, content)

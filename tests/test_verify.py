@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import fx
 
+from fxdevice.dump import dump
 from fxdevice.errors import VerificationError
 from fxdevice.passes.assign_devices import assign_devices
 from fxdevice.passes.insert_transfers import insert_transfers
@@ -41,6 +42,11 @@ def retarget_transfer(placed: PlacedGraph) -> None:
 def retarget_transfer_and_slot(placed: PlacedGraph) -> None:
     retarget_transfer(placed)
     set_node_info(node(placed, "mm_to1"), NodeInfo(0))
+
+
+def send_via_host(placed: PlacedGraph) -> None:
+    moved = node(placed, "mm_to1")
+    moved.args = (*moved.args[:2], False, True)
 
 
 def add_transfer(placed: PlacedGraph, source: str, slot: int, *, used_by: str | None) -> None:
@@ -88,6 +94,10 @@ def change_literal(placed: PlacedGraph, **kwargs: object) -> None:
 MUTANTS: dict[str, tuple[Callable[[PlacedGraph], None], str]] = {
     "drop a transfer": (drop_transfer, "'where' is on slot 1 .* reads 'mm' on slot 0"),
     "retarget a transfer": (retarget_transfer, "'mm_to1' .* moves to cuda:0"),
+    "transfer through the host for nothing": (
+        send_via_host,
+        "'mm_to1' does not move 'mm' directly",
+    ),
     "transfer to where it is": (retarget_transfer_and_slot, "'where' is on slot 1"),
     "transfer within a device": (
         lambda placed: add_transfer(placed, "mm", 0, used_by="t"),
@@ -134,6 +144,18 @@ def test_a_mutant_is_refused(name: str) -> None:
     mutate(placed)
     with pytest.raises(VerificationError, match=message):
         verify(placed)
+
+
+def test_a_transfer_must_be_staged_where_direct_copies_are_damaged() -> None:
+    pair = (torch.device("cuda", 0), torch.device("cuda", 1))
+    with pytest.raises(VerificationError, match="'mm_to1' does not move 'mm' through the host"):
+        verify(dataclasses.replace(legal(), via_host=frozenset({pair})))
+    placed = assign_devices(
+        insert_transfers(dataclasses.replace(two_stages(), via_host=frozenset({pair})))
+    )
+    verify(placed)
+    assert "mm_to1: f32[3, 3] = transfer(mm, via host)" in dump(placed)
+    assert "add_to2: f32[2, 3] = transfer(add)" in dump(placed)
 
 
 def test_an_assertion_needs_no_fake_value() -> None:

@@ -12,7 +12,7 @@ import logging
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,19 @@ from fxdevice.sim.build import cache_folder
 from fxdevice.topology import Topology
 from fxdevice.topology_json import topology_from_json, topology_to_json
 
-__all__ = ["calibration_path", "read_calibration", "write_calibration"]
+__all__ = [
+    "calibration_folder",
+    "calibration_path",
+    "devices_of",
+    "is_of_this_host",
+    "read_calibration",
+    "write_calibration",
+]
 
 log = logging.getLogger(__name__)
 
 # Raise it when what is measured, or how, changes.
-_VERSION = 2
+_VERSION = 3
 
 
 def machine_of(devices: Sequence[torch.device]) -> dict[str, Any]:
@@ -46,15 +53,44 @@ def machine_of(devices: Sequence[torch.device]) -> dict[str, Any]:
             torch.backends.cuda.matmul.fp32_precision,
             torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
         ],
-        "devices": [[str(device), device_name(device)] for device in devices],
+        "devices": [_identity(device) for device in devices],
     }
+
+
+def is_of_this_host(machine: Mapping[str, Any]) -> bool:
+    """Returns whether a kept calibration was made here, in this format, whatever its devices."""
+    return (machine["version"], machine["host"]) == (_VERSION, platform.node())
+
+
+def devices_of(machine: Mapping[str, Any], kind: str) -> list[torch.device | None]:
+    """Returns the devices of a kept calibration; None in place of one that is not here now.
+
+    Args:
+        machine: What the calibration was made on.
+        kind: Type of this machine's accelerator.
+    """
+    here = [torch.device(kind, index) for index in range(torch.accelerator.device_count())]
+    known = {tuple(_identity(device)): device for device in here}
+    return [known.get(tuple(identity)) for identity in machine["devices"]]
+
+
+def _identity(device: torch.device) -> list[str]:
+    """Returns the device's number, what its maker calls it and, where it has one, its own mark."""
+    properties = getattr(torch.get_device_module(device), "get_device_properties", None)
+    found = None if properties is None else properties(device)
+    return [str(device), device_name(device), str(getattr(found, "uuid", ""))]
+
+
+def calibration_folder() -> Path:
+    """Returns where calibrations are kept."""
+    return cache_folder() / "calibration"
 
 
 def calibration_path(devices: Sequence[torch.device]) -> Path:
     """Returns where the calibration of `devices`, one a slot, lies once it is made."""
     machine = json.dumps(machine_of(devices), sort_keys=True)
     digest = hashlib.sha256(machine.encode()).hexdigest()
-    return cache_folder() / "calibration" / f"{digest[:24]}.json"
+    return calibration_folder() / f"{digest[:24]}.json"
 
 
 def read_calibration(devices: Sequence[torch.device]) -> Topology | None:

@@ -9,6 +9,7 @@ import torch
 
 from fxdevice.calibrate.cache import read_calibration, write_calibration
 from fxdevice.calibrate.effort import Effort
+from fxdevice.calibrate.faults import faults_in, warn_of_faults
 from fxdevice.calibrate.links import measure_link
 from fxdevice.calibrate.meter import Meter
 from fxdevice.calibrate.rates import measure_device
@@ -29,7 +30,9 @@ def calibrate(devices: Sequence[DeviceLike] | None = None, *, refresh: bool = Fa
     `fxdevice` in the user's cache folder) as long as machine, devices, version of torch and number
     of threads are the same.
 
-    Every pair of devices is checked in both directions for copies that deliver wrong bytes.
+    Every pair of devices is checked in both directions for copies that deliver wrong bytes. Models
+    that are compiled afterwards, also for some of these devices only, send such values through the
+    host's memory.
 
     Args:
         devices: One entry a slot, as for `fxdevice.compile`; None means every accelerator, or one
@@ -44,6 +47,7 @@ def calibrate(devices: Sequence[DeviceLike] | None = None, *, refresh: bool = Fa
     resolved = resolve_devices(devices)
     kept = None if refresh else read_calibration(resolved)
     if kept is not None:
+        warn_of_faults(faults_in(kept))
         return kept
     topology = measure_topology(resolved)
     write_calibration(resolved, topology)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -32,8 +33,8 @@ def measure_link(
     """Returns the connection from one device to another one, as placed programs find it.
 
     Returns:
-        Where the direct transfer delivers wrong bytes: a link of kind "host", through the host's
-        memory; None where that one does so too.
+        Where the direct transfer delivers wrong bytes: a link through the host's memory
+        (`Link.via_host`); None where that one does so too.
 
     Raises:
         DeviceError: A device does not keep what the host sends to it.
@@ -43,12 +44,13 @@ def measure_link(
         return _measured(source, destination, meter.direct, meter, effort, kind, channel)
     log.warning(
         "direct copies from %s to %s deliver WRONG bytes on this machine (often an IOMMU or PCIe "
-        "ACS setting); the calibration counts copies through the host's memory instead",
+        "ACS setting); what crosses there goes through the host's memory instead",
         source,
         destination,
     )
     if delivers(source, destination, meter.staged, effort):
-        return _measured(source, destination, meter.staged, meter, effort, "host", "host")
+        link = _measured(source, destination, meter.staged, meter, effort, "host", "host")
+        return replace(link, via_host=True)
     log.warning(
         "copies from %s to %s through the host deliver wrong bytes too: the calibration counts "
         "the two as not connected",

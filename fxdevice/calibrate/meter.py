@@ -19,7 +19,7 @@ Transfer: TypeAlias = Callable[[torch.Tensor, torch.device], torch.Tensor]
 
 def through_host(value: torch.Tensor, destination: torch.device) -> torch.Tensor:
     """Returns a copy of `value` on `destination` that went through the host's memory."""
-    return transfer_tensor(transfer_tensor(value, torch.device("cpu")), destination)
+    return transfer_tensor(value, destination, via_host=True)
 
 
 @dataclass(frozen=True, slots=True)

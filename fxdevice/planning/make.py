@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fxdevice.choose import no_strategy
+from fxdevice.collector import without_collection
 from fxdevice.dag import Dag
 from fxdevice.errors import PlanError
 from fxdevice.memory_model import MemoryOptions
@@ -83,15 +84,16 @@ def plan(
     dtypes = {s.name: str(s.tensor.dtype).removeprefix("torch.") for s in state_tensors(model)}
     names = strategy_names() if strategy == "auto" else (strategy,)
     trials, known = [], {}
-    for name in names:
-        key = preparation(name)
-        if key not in known:
-            dags = [planned_dag(graph, key, inner, together) for graph in captured]
-            known[key] = [
-                PlannedGraph(graph.label, graph.num_calls, dag, graph.state_names, dtypes)
-                for graph, dag in zip(captured, dags, strict=True)
-            ]
-        trials.append(try_call(name, known[key], topology, pins, memory))
+    with without_collection():
+        for name in names:
+            key = preparation(name)
+            if key not in known:
+                dags = [planned_dag(graph, key, inner, together) for graph in captured]
+                known[key] = [
+                    PlannedGraph(graph.label, graph.num_calls, dag, graph.state_names, dtypes)
+                    for graph, dag in zip(captured, dags, strict=True)
+                ]
+            trials.append(try_call(name, known[key], topology, pins, memory))
     best = _best(trials)
     assert best.prediction is not None
     return Plan(
@@ -105,6 +107,7 @@ def plan(
         prediction=best.prediction,
         candidates=tuple(trial.candidate() for trial in trials),
         notes=_notes(captured),
+        no_split=together,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -112,6 +112,7 @@ class _Plan:
     prediction: _Prediction
     candidates: list[_Candidate]
     notes: list[str]
+    no_split: list[str] = field(default_factory=list)
 
 
 _ADAPTER = TypeAdapter(_Plan)
@@ -131,6 +132,7 @@ def to_json(plan: Plan) -> str:
         "prediction": asdict(plan.prediction),
         "candidates": [asdict(candidate) for candidate in plan.candidates],
         "notes": plan.notes,
+        "no_split": plan.no_split,
     }
     return json.dumps(content, indent=1, allow_nan=False)
 
@@ -176,6 +178,7 @@ def parsed(content: bytes) -> dict[str, Any]:
             for c in form.candidates
         ),
         "notes": tuple(form.notes),
+        "no_split": tuple(form.no_split),
     }
 
 

@@ -33,6 +33,8 @@ class Plan:
         prediction: What one call is predicted to take.
         candidates: Every strategy that was tried, the chosen one too.
         notes: What the reader should know: how far the capture went, what was assumed.
+        no_split: Qualified names of the modules that stay whole, in graphs that were not planned as
+            well.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Plan:
     prediction: Prediction
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
+    no_split: tuple[str, ...] = ()
 
     @property
     def device_map(self) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fxdevice.costs import format_bytes
@@ -31,6 +31,7 @@ def difference(before: Plan, after: Plan) -> str:
         ("devices", _devices(before), _devices(after)),
         ("training", before.training, after.training),
         ("optimizer", before.optimizer, after.optimizer),
+        ("no_split", _names(before.no_split), _names(after.no_split)),
         ("predicted", _time(before.prediction), _time(after.prediction)),
         ("transfers", _transfers(before.prediction), _transfers(after.prediction)),
     ):
@@ -84,6 +85,13 @@ def _lines(plan: Plan) -> Iterator[str]:
             f"state {format_bytes(found.state_bytes)}"
         )
     yield f"  transfers: {_transfers(plan.prediction)}"
+    staged = _staged(plan)
+    if staged:
+        yield f"  through the host's memory, for direct copies are damaged there: {staged}"
+    if plan.optimizer is not None:
+        yield f"  with room for the state of {plan.optimizer}"
+    if plan.no_split:
+        yield f"  not split: {_names(plan.no_split)}"
     yield "why:"
     for candidate in plan.candidates:
         yield f"  {_candidate(plan, candidate)}"
@@ -111,6 +119,12 @@ def _devices(plan: Plan) -> str:
     return ", ".join(slot.device for slot in plan.topology.slots)
 
 
+def _staged(plan: Plan) -> str:
+    links = plan.topology.links
+    pairs = sorted(pair for pair, link in links.items() if link is not None and link.via_host)
+    return ", ".join(f"slot {source} -> slot {end}" for source, end in pairs)
+
+
 def _time(prediction: Prediction) -> str:
     return format_seconds(prediction.makespan_s)
 
@@ -128,6 +142,11 @@ def _moved(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
             lines.append(f"{name or 'everything'}: {gone} -> {come}")
     more = len(lines) - _MAX_ROWS
     return lines if more <= 0 else [*lines[:_MAX_ROWS], f"and {more} more"]
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_ROWS} more" if len(names) > _MAX_ROWS else ""
+    return ", ".join(names[:_MAX_ROWS]) + more if names else "nothing"
 
 
 def _place(slot: int | None) -> str:

@@ -18,7 +18,7 @@ from fxdevice.report import text
 from fxdevice.report.partitions import PartitionFacts, partition_facts, seconds
 from fxdevice.sizes import content_bytes
 from fxdevice.source_line import source_line
-from fxdevice.transfer_op import is_transfer, transfer_source
+from fxdevice.transfer_op import is_transfer, transfer_is_via_host, transfer_source
 
 __all__ = ["BreakFacts", "GraphFacts", "Report", "SlotFacts", "TransferFacts", "make_report"]
 
@@ -34,6 +34,7 @@ class TransferFacts:
         destination: Device that it reaches.
         num_bytes: Its size.
         is_resident: The copy is kept between calls, and refreshed only when the original changes.
+        via_host: It goes through the host's memory, because direct copies are damaged there.
     """
 
     value: str
@@ -42,6 +43,7 @@ class TransferFacts:
     destination: str
     num_bytes: int
     is_resident: bool
+    via_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Report:
         uncaptured: Names of the modules whose parameters or buffers those used.
         unplaced: Names of parameters and buffers that nothing has used yet.
         repairs: Where the model's code would mix devices, and was put right.
+        via_host: Pairs of its devices, source and destination, between which everything goes
+            through the host's memory, because calibration found direct copies damaged.
     """
 
     name: str
@@ -135,6 +139,7 @@ class Report:
     uncaptured: tuple[str, ...]
     unplaced: tuple[str, ...]
     repairs: tuple[Repair, ...]
+    via_host: tuple[tuple[str, str], ...] = ()
 
     def transfers(self) -> tuple[TransferFacts, ...]:
         """Returns the transfers of all graphs."""
@@ -169,6 +174,9 @@ def make_report(compiled: CompiledModel | CompiledFunction) -> Report:
         uncaptured=tuple(sorted({n.rpartition(".")[0] or n for n in records.eager_state})),
         unplaced=compiled.unplaced() if isinstance(compiled, CompiledModel) else (),
         repairs=tuple(records.repairs),
+        via_host=tuple(
+            sorted((str(a), str(b)) for a, b in options.via_host if {a, b} <= {*options.devices})
+        ),
     )
 
 
@@ -246,4 +254,5 @@ def _transfer_facts(
         destination=str(placed.slot_of(node).device),
         num_bytes=content_bytes(node.meta["val"]),
         is_resident=is_resident,
+        via_host=transfer_is_via_host(node),
     )

@@ -64,6 +64,9 @@ def _head(report: Report) -> list[str]:
         f"{report.name} on {len(report.devices)} slots: {', '.join(report.devices)}",
         f"strategy {report.strategy}, inner compiler {report.inner}",
     ]
+    if report.via_host:
+        named = ", ".join(f"{source} -> {end}" for source, end in report.via_host)
+        lines.append(f"through the host's memory, for direct copies are damaged there: {named}")
     if not report.graphs and not report.breaks:
         lines.append("nothing captured yet: call the model once")
     total = report.num_graph_operations + report.num_eager_operations
@@ -104,7 +107,8 @@ def _graph(graph: GraphFacts) -> str:
     lines += [_partition(found) for found in graph.partitions if found.measured_s is not None]
     lines.append(f"  transfers: {len(graph.transfers)}, {moved:,} bytes")
     for transfer in graph.transfers:
-        kept = ", kept between calls" if transfer.is_resident else ""
+        kept = ", via host" if transfer.via_host else ""
+        kept += ", kept between calls" if transfer.is_resident else ""
         lines.append(
             f"    {transfer.value} {transfer.source} -> {transfer.destination}, "
             f"{transfer.num_bytes:,} bytes{kept}  # {transfer.origin}"

@@ -73,16 +73,20 @@ class SerialExecutor:
         if value.device == step.device:
             return value
         if not step.is_resident:
-            return transfer_tensor(value, step.device, is_packed=step.is_packed)
+            return _sent(step, value)
         kept = self._resident.get(step.destination)
         if kept is not None and kept.is_copy_of(value):
             return kept.copy
-        copy = transfer_tensor(value, step.device, is_packed=step.is_packed)
+        copy = _sent(step, value)
         if not value.is_inference():  # such a tensor has no version, so no change can be seen
             self._resident[step.destination] = _Resident(
                 value, value._version, value.data_ptr(), copy
             )
         return copy
+
+
+def _sent(step: Transfer, value: torch.Tensor) -> torch.Tensor:
+    return transfer_tensor(value, step.device, is_packed=step.is_packed, via_host=step.via_host)
 
 
 @dataclass(frozen=True, slots=True)

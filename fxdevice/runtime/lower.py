@@ -21,8 +21,14 @@ from fxdevice.runtime.program import (
     Transfer,
     ValueId,
 )
+from fxdevice.staging import DevicePairs, moved_to
 from fxdevice.tracing import real_tensors
-from fxdevice.transfer_op import is_transfer, transfer_is_packed, transfer_source
+from fxdevice.transfer_op import (
+    is_transfer,
+    transfer_is_packed,
+    transfer_is_via_host,
+    transfer_source,
+)
 
 __all__ = ["CompilePartition", "lower"]
 
@@ -49,7 +55,7 @@ def lower(
         label: Prefix of the steps' names, such as "forward".
         resident: Names of placeholders whose transfers are kept between calls.
     """
-    values = _Values()
+    values = _Values(placed.via_host)
     exported = exports(placed, partitioning)
     steps: list[Step] = []
     for item in _schedule(placed, partitioning, exported):
@@ -96,7 +102,8 @@ def lower(
 class _Values:
     """Numbers the values that pass between steps; a constant gets one value a device."""
 
-    def __init__(self) -> None:
+    def __init__(self, via_host: DevicePairs) -> None:
+        self._via_host = via_host
         self._ids: dict[object, ValueId] = {}
         self.constants: list[tuple[ValueId, torch.Tensor]] = []
 
@@ -111,7 +118,8 @@ class _Values:
         if key not in self._ids:
             self._ids[key] = len(self._ids)
             with real_tensors():
-                self.constants.append((self._ids[key], constant.tensor.detach().to(device)))
+                there = moved_to(constant.tensor.detach(), device, self._via_host)
+            self.constants.append((self._ids[key], there))
         return self._ids[key]
 
 
@@ -150,6 +158,7 @@ def _transfer_step(
         device=slot.device,
         is_resident=source.name in resident,
         is_packed=transfer_is_packed(node),
+        via_host=transfer_is_via_host(node),
     )
 
 

@@ -55,6 +55,7 @@ class Transfer:
         is_resident: The value is state that stays with the caller: the copy is kept between calls
             and refreshed when the original has changed.
         is_packed: It leaves out gaps between the elements.
+        via_host: It goes through the host's memory.
         frees: Values that nothing needs after this step.
     """
 
@@ -65,6 +66,7 @@ class Transfer:
     device: torch.device
     is_resident: bool = False
     is_packed: bool = False
+    via_host: bool = False
     frees: tuple[ValueId, ...] = ()
 
 

@@ -3,12 +3,13 @@
 `enable` registers the devices with PyTorch. Their tensors are real, and PyTorch treats them as it
 treats CUDA's: operators refuse mixed devices, autograd runs a thread per device, copies between
 devices are explicit. Operators are computed by PyTorch's CPU kernels, so results equal the CPU's.
-The devices count operations and copies (`stats`, `record`) and can run out of memory
-(`set_memory_limit`).
+The devices count operations and copies (`stats`, `record`), can run out of memory
+(`set_memory_limit`) and can lose what is copied between two of them (`corrupted_copies`).
 """
 
 from fxdevice.sim.build import SimBuildError
 from fxdevice.sim.extension import SimNotEnabledError
+from fxdevice.sim.faults import corrupted_copies
 from fxdevice.sim.memory import (
     max_memory_allocated,
     mem_get_info,
@@ -26,6 +27,7 @@ __all__ = [
     "SimNotEnabledError",
     "SimStateError",
     "SimStats",
+    "corrupted_copies",
     "device_count",
     "enable",
     "is_enabled",

@@ -61,6 +61,14 @@ class Extension(Protocol):
         """Sets operations and copies to zero."""
         ...
 
+    def set_corrupts(self, source: int, destination: int, corrupts: bool) -> None:
+        """Says whether copies from one device to another arrive as zeros."""
+        ...
+
+    def corrupts(self, source: int, destination: int) -> bool:
+        """Whether they do."""
+        ...
+
     def allocated_bytes(self, index: int) -> int:
         """Bytes charged to a device."""
         ...

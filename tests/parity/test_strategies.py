@@ -101,6 +101,40 @@ def test_training_with_dropout(strategy: str, num_devices: int, batch: int, num_
     assert len({slot.index for slot in slots if slot.num_operations}) == num_busy
 
 
+class InPieces(nn.Module):
+    """Two graphs with one parameter in common: no graph sees all state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block() for _ in range(4))
+        self.tied = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks[1](self.blocks[0](self.tied(x)))
+        torch._dynamo.graph_break()
+        x = self.tied(self.blocks[3](self.blocks[2](x)))
+        return x
+
+
+def test_replicas_of_pipelines_of_a_model_in_pieces() -> None:
+    plain = InPieces().double()
+    placed = copy.deepcopy(plain)
+    devices = [f"fxsim:{index}" for index in range(4)]
+    fxdevice.compile(placed, devices, inner="eager", strategy="data_pipeline")
+    x = inputs(4)[0]
+    results = []
+    for model in (plain, placed):
+        torch.manual_seed(5)
+        results.append(model(x))
+        results[-1].square().sum().backward()
+    assert largest_relative_difference(results[1], results[0]) <= 1e-12
+    assert largest_gradient_difference(placed, plain) <= 1e-12
+    found = {str(parameter.device) for parameter in placed.parameters()}
+    assert {"fxsim:2", "fxsim:3"} & found, "state outside of the first replica"
+    for graph in fxdevice.report(placed).graphs:
+        assert len({slot.index for slot in graph.slots if slot.num_operations}) == 4
+
+
 @pytest.mark.parametrize("num_devices", [2, 3])
 def test_planned_micro_batches(num_devices: int) -> None:
     plain = Classifier().double()

@@ -31,6 +31,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     return rows;
   });
   m.def("reset_counts", &fxsim::reset_counts);
+  m.def("set_corrupts", &fxsim::set_corrupts);
+  m.def("corrupts", &fxsim::corrupts);
   m.def("allocated_bytes", &fxsim::allocated_bytes);
   m.def("peak_allocated_bytes", &fxsim::peak_allocated_bytes);
   m.def("reset_peak_allocated_bytes", &fxsim::reset_peak_allocated_bytes);

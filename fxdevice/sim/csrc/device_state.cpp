@@ -30,6 +30,7 @@ struct State {
   std::atomic<int> device_count{0};
   std::array<DeviceState, kMaxDevices> devices;
   std::array<std::array<CopyState, kEnds>, kEnds> copies;
+  std::array<std::array<std::atomic<bool>, kMaxDevices>, kMaxDevices> corrupts{};
 };
 
 State& state() {
@@ -139,6 +140,16 @@ void reset_counts() {
       pair.num_bytes = 0;
     }
   }
+}
+
+void set_corrupts(int source, int destination, bool corrupts) {
+  check_device_index(source);
+  check_device_index(destination);
+  state().corrupts[source][destination] = corrupts;
+}
+
+bool corrupts(int source, int destination) {
+  return source != kHost && destination != kHost && state().corrupts[source][destination];
 }
 
 void charge(int index, int64_t num_bytes) {

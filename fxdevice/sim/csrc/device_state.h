@@ -37,6 +37,10 @@ int64_t num_operations(int index);
 std::vector<CopyRecord> copies();
 void reset_counts();
 
+// Whether copies from one device to another arrive as zeros, without an error.
+void set_corrupts(int source, int destination, bool corrupts);
+bool corrupts(int source, int destination);
+
 // Charges `num_bytes` to the device; throws c10::OutOfMemoryError over its limit, charging nothing.
 void charge(int index, int64_t num_bytes);
 void discharge(int index, int64_t num_bytes) noexcept;
