@@ -13,7 +13,7 @@ the output. A dimension that must not be divided has the label None.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["COPIED", "Dims", "Label", "Layout", "OpDims"]
 
@@ -41,12 +41,23 @@ class OpDims:
         sums: For every output the labels along which the pieces of that output add up to it.
         means: For every output the labels along which it is the mean of its pieces, each weighted
             by its share.
+        units: For a label that a kernel cannot divide anywhere what the sizes of its pieces must be
+            multiples of.
+        order: Name of the operation that orders the rows of its value: every piece is ordered by
+            itself, so that pieces do not make the whole before they are back in their old order.
+            All operations with one order have one label, and are divided along it in the same
+            shares or not at all. "" for most operations.
+        partial: Inputs, by name, that pieces add up to, of which a piece reads that of its own
+            number and not the sum.
     """
 
     inputs: Mapping[str, Dims]
     outputs: tuple[Dims, ...]
     sums: tuple[frozenset[Label], ...]
     means: tuple[frozenset[Label], ...] = ()
+    units: Mapping[Label, int] = field(default_factory=dict)
+    order: str = ""
+    partial: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxdevice.op_dims import local_call, view_target
+from fxdevice.op_dims import OWN_DIMS, local_call, view_target
 from fxdevice.op_kinds import is_operator
 from fxdevice.pieces import Expansion, Instance, Role, piece_size
 from fxdevice.placement import Placement
@@ -28,7 +28,7 @@ __all__ = ["divide_nodes"]
 
 _aten = torch.ops.aten
 
-_OF_THE_VALUE = frozenset({"val", "tensor_meta", "eager_input_vals"})
+_OF_THE_VALUE = frozenset({"val", "tensor_meta", "eager_input_vals", OWN_DIMS})
 """Metadata that describes a node's value, which a piece does not share."""
 
 _OF_THE_PASS = frozenset({"partitioner_tag", "recompute", "ac_graph_id"})
@@ -180,16 +180,19 @@ class _Writer:
         )
 
     def _sum(self, instance: Instance, parts: list[fx.Node]) -> fx.Node:
+        weights: list[dict[str, Any]] = [{} for _ in parts]
         if instance.role is Role.MEAN:
+            # One after the other, so that no weighted part but the first has memory of its own.
             total = sum(instance.shares)
+            weights = [{"alpha": share / total} for share in instance.shares]
             parts = [
-                self._call(_aten.mul.Tensor, (part, share / total))
-                for part, share in zip(parts, instance.shares, strict=True)
+                self._call(_aten.mul.Tensor, (parts[0], instance.shares[0] / total)),
+                *parts[1:],
             ]
         first, *others, last = parts
-        for part in others:
-            first = self._call(_aten.add.Tensor, (first, part))
-        return self._call(_aten.add.Tensor, (first, last), name=instance.name)
+        for part, weight in zip(others, weights[1:], strict=False):
+            first = self._call(_aten.add.Tensor, (first, part), kwargs=weight)
+        return self._call(_aten.add.Tensor, (first, last), instance.name, weights[-1])
 
     def _call(
         self,

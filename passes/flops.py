@@ -127,10 +127,22 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 """Formulas by operator, for those that `flop_registry` lacks; they get the values of the args."""
 
 
+_NAMED_FORMULAS: dict[str, Callable[..., int]] = {
+    "transformers::grouped_mm_fallback": _product_flops,
+    "transformers::grouped_mm_fallback_backward": lambda *args: 2 * _product_flops(*args),
+}
+"""Formulas of operators of other libraries, which exist only once the library is imported."""
+
+
+def _formula(packet: Any) -> Callable[..., int] | None:
+    name = getattr(packet, "_qualified_op_name", "")
+    return _FORMULAS.get(packet) or _NAMED_FORMULAS.get(name)
+
+
 def is_product(node: fx.Node) -> bool:
     """Returns whether `node` multiplies matrices, convolves or attends."""
     packet = op_packet(node)
-    return packet in _FORMULAS or packet in flop_registry
+    return _formula(packet) is not None or packet in flop_registry
 
 
 def num_flops(node: fx.Node) -> int:
@@ -142,7 +154,7 @@ def num_flops(node: fx.Node) -> int:
         return 1  # more than a view has
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
     if is_product(node):
-        formula = _FORMULAS.get(packet)
+        formula = _formula(packet)
         counted = (
             flop_registry[packet](*args, **kwargs, out_val=value)
             if formula is None

@@ -12,6 +12,7 @@ from fxdevice.passes.repeatable import dims_or_repeatable
 from fxdevice.passes.separate_bias import separate_bias
 from fxdevice.passes.separate_draws import separate_draws
 from fxdevice.passes.separate_means import separate_means
+from fxdevice.passes.sorted_rows import divide_sorted_rows
 from fxdevice.placers import divides
 from fxdevice.together import keep_together
 
@@ -38,7 +39,7 @@ def prepare(graph: fx.Graph, strategy: str) -> fx.Graph:
     if strategy in _WHOLE:
         return graph
     graph = separate_means(separate_draws(graph))
-    return separate_bias(graph) if strategy == "tensor" else graph
+    return separate_bias(graph) if strategy == "tensor" else divide_sorted_rows(graph)
 
 
 def strategy_graph(

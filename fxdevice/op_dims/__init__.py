@@ -12,7 +12,7 @@ Symbolic sizes: a dimension whose size is a symbol has no label, for shares that
 whole numbers do not cut the next one. The other dimensions of such a value have labels.
 """
 
-from fxdevice.op_dims.dispatch import op_dims
+from fxdevice.op_dims.dispatch import OWN_DIMS, op_dims
 from fxdevice.op_dims.emit import local_call, view_target
 
-__all__ = ["local_call", "op_dims", "view_target"]
+__all__ = ["OWN_DIMS", "local_call", "op_dims", "view_target"]

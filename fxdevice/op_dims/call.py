@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class Labels:
         means: Likewise.
         unread: Tensor arguments whose content does not change the result.
         free: Positions of results whose content nothing reads.
+        units: As in `OpDims`.
     """
 
     inputs: tuple[tuple[fx.Node, Dims], ...]
@@ -53,6 +54,7 @@ class Labels:
     means: tuple[frozenset[Label], ...] = ()
     unread: tuple[fx.Node, ...] = ()
     free: tuple[int, ...] = ()
+    units: Mapping[Label, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from fxdevice.op_dims.call import (
 )
 from fxdevice.op_kinds import is_mutating, is_operator
 
-__all__ = ["RULES", "op_dims", "rule_of"]
+__all__ = ["NAMED", "OWN_DIMS", "RULES", "op_dims", "rule_of"]
 
 _TABLES = (
     attention.TABLE,
@@ -57,6 +57,14 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
 )
 
 
+NAMED: Mapping[str, Rule] = MappingProxyType({**products.NAMED, **spatial.NAMED})
+"""Rules of operators that other libraries add, by name."""
+
+OWN_DIMS = "fxdevice_own_dims"
+"""Metadata of a node that can be divided as its neighbours allow, not by the operator alone: its
+`OpDims`."""
+
+
 def op_dims(node: fx.Node) -> OpDims | None:
     """Returns along which dimensions an operation can be divided.
 
@@ -67,7 +75,8 @@ def op_dims(node: fx.Node) -> OpDims | None:
     random state of attention that drops nothing) is not among `inputs`: any piece of it will do.
 
     A dimension of n elements is divided in pieces of n * share / sum(shares), the same shares for
-    every dimension with one label, and every piece must have a whole size. The sizes of tensors in
+    every dimension with one label, and every piece must have a whole size, of whole units where the
+    label has `units`. The sizes of tensors in
     a tuple follow: a label has them whole where it has those of the inputs whole.
 
     Args:
@@ -80,6 +89,9 @@ def op_dims(node: fx.Node) -> OpDims | None:
     """
     if node.op != "call_function" or not is_operator(node.target) or is_mutating(node):
         return None
+    if OWN_DIMS in node.meta:
+        own: OpDims = node.meta[OWN_DIMS]
+        return own
     rule = rule_of(node.target)
     if rule is None or not _is_plain(node):
         return None
@@ -97,7 +109,8 @@ def rule_of(target: Any) -> Rule | None:
     is_tagged = torch.Tag.pointwise in target.tags and target.namespace in ("aten", "prims")
     if target not in rules and is_tagged and not is_random:
         return pointwise_rules.pointwise
-    return rules.get(target) or rules.get(target.overloadpacket)
+    found = rules.get(target) or rules.get(target.overloadpacket)
+    return found or NAMED.get(target._schema.name)
 
 
 def _is_plain(node: fx.Node) -> bool:
@@ -140,7 +153,8 @@ def _checked(call: Call, labels: Labels) -> OpDims | None:
         sums.append(frozenset(added & kept))
         averaged = _entry(labels.means, index) if has_content else frozenset()
         means.append(frozenset(averaged & kept))
-    return OpDims(dict(inputs), tuple(outputs), tuple(sums), tuple(means))
+    units = {label: unit for label, unit in labels.units.items() if label in kept}
+    return OpDims(dict(inputs), tuple(outputs), tuple(sums), tuple(means), units)
 
 
 def _roles(call: Call, labels: Labels) -> dict[fx.Node, list[Dims]]:

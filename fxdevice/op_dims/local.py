@@ -17,6 +17,7 @@ from fxdevice.op_dims.views import squeezed_dims
 __all__ = ["Part", "contiguous_arguments", "local_arguments", "local_target"]
 
 _aten = torch.ops.aten
+_prims = torch.ops.prims
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,11 @@ def _squeeze(call: Call, _: Part) -> Changes:
     return {"dim": list(squeezed_dims(call))}
 
 
+def _counted(argument: str) -> _Localizer:
+    """Returns the localizer of a sequence that every piece counts from its start."""
+    return lambda call, part: {argument: part.of(call[argument])}
+
+
 _LOCALIZERS: Mapping[Any, _Localizer] = MappingProxyType(
     {
         _aten._reshape_alias: _sizes("size"),
@@ -107,6 +113,7 @@ _LOCALIZERS: Mapping[Any, _Localizer] = MappingProxyType(
         _aten._upsample_nearest_exact1d_backward: _sizes("input_size"),
         _aten._upsample_nearest_exact2d_backward: _sizes("input_size"),
         _aten._upsample_nearest_exact3d_backward: _sizes("input_size"),
+        _aten.arange.default: _counted("end"),
         _aten.convolution: _convolution,
         _aten.convolution_backward: _convolution_backward,
         _aten.diagonal_backward: _sizes("input_sizes"),
@@ -134,6 +141,7 @@ _LOCALIZERS: Mapping[Any, _Localizer] = MappingProxyType(
         _aten.upsample_trilinear3d_backward: _sizes("input_size"),
         _aten.view.default: _sizes("size"),
         _aten.zeros: _sizes("size"),
+        _prims.iota: _counted("length"),
     }
 )
 

@@ -44,6 +44,14 @@ def _mean(call: Call) -> Labels | None:
     return found and call.labels({"self": found[0]}, (found[1],), means=(_added(found),))
 
 
+def _histc(call: Call) -> Labels | None:
+    """Counts of values add up, unless the bins follow from the values."""
+    if call["min"] >= call["max"]:
+        return None
+    dims = all_but(len(call.shape("self")))
+    return call.labels({"self": dims}, ((None,),), sums=(range(len(dims)),))
+
+
 def _prim(is_sum: bool) -> Rule:
     def rule(call: Call) -> Labels | None:
         found = _reduced(call, "inp", "dims")
@@ -63,6 +71,7 @@ TABLE: Table = {
     _aten.argmax: _kept,
     _aten.argmin: _kept,
     _aten.count_nonzero: _sum,
+    _aten.histc.default: _histc,
     _aten.kthvalue: _kept,
     _aten.linalg_vector_norm: _kept,
     _aten.logsumexp: _kept,

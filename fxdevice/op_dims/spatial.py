@@ -6,7 +6,7 @@ import torch
 
 from fxdevice.op_dims.call import Call, Labels, Rule, Table, shape_of
 
-__all__ = ["TABLE"]
+__all__ = ["NAMED", "TABLE"]
 
 _aten = torch.ops.aten
 
@@ -21,6 +21,11 @@ def _planes(num_spatial: int) -> Rule:
         return Labels(tuple((tensor, dims) for tensor in tensors), (dims,) * len(call.results))
 
     return rule
+
+
+def _low_memory_max_pool(call: Call) -> Labels | None:
+    """Pools planes of as many dimensions as the window has; places are counted in each plane."""
+    return _planes(len(call["kernel_size"]))(call)
 
 
 def _im2col(call: Call) -> Labels:
@@ -128,3 +133,9 @@ TABLE: Table = {
     _aten.pixel_shuffle: _pixel_shuffle,
     _aten.pixel_unshuffle: _pixel_shuffle,
 }
+
+NAMED: Table = {
+    "prims::_low_memory_max_pool_offsets_to_indices": _low_memory_max_pool,
+    "prims::_low_memory_max_pool_with_offsets": _low_memory_max_pool,
+}
+"""Rules of operators by name: these exist only once inductor is imported."""

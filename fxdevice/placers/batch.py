@@ -10,7 +10,7 @@ say that the pieces are right. The candidate that divides most of the work is th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fxdevice.dag import Dag, DagNode, NodeKind
@@ -154,6 +154,23 @@ def divide_batch(problem: PlacementProblem, batch: Batch, shares: tuple[int, ...
         batch: The batch.
         shares: Shares of the pieces; they add up to the size of the batch.
     """
+    kept_whole: set[str] = set()
+    while True:
+        found = _divide_but(problem, batch, shares, kept_whole)
+        broken = {
+            order
+            for order, names in problem.dag.orders.items()
+            if order in found.label_of and any(name not in found.label_of for name in names)
+        }
+        if not broken:
+            return found
+        kept_whole |= broken
+
+
+def _divide_but(
+    problem: PlacementProblem, batch: Batch, shares: tuple[int, ...], kept_whole: Collection[str]
+) -> BatchDivision:
+    """As `divide_batch`, without the operations of some orders (see `OpDims`)."""
     dag = problem.dag
     cut_at: dict[str, int] = {}
     label_of: dict[str, Label] = {}
@@ -166,8 +183,10 @@ def divide_batch(problem: PlacementProblem, batch: Batch, shares: tuple[int, ...
         elif node.element is not None and node.inputs[0] in label_of:
             maker = dag[node.inputs[0]]
             _note(cut_at, node.name, maker, node.element, label_of[maker.name])
-        elif any(name in cut_at for name in node.inputs):
+        elif any(name in cut_at for name in node.inputs) or _order(node) in label_of:
             labels = _labels(node, dag, cut_at)
+            if _order(node):
+                labels = _labels_in_order(node, labels, label_of, kept_whole)
             label = next((one for one in labels if can_divide(node, one, dag, shares)), None)
             refused = labels if label is None else labels[: labels.index(label)]
             depends_on_sizes |= any(can_divide(node, one, dag, (1,)) for one in refused)
@@ -218,6 +237,26 @@ def _labels(node: DagNode, dag: Dag, cut_at: Mapping[str, int]) -> list[Label]:
         if label is not None:
             weight[label] = weight.get(label, 0) + dag[name].output_bytes
     return sorted(weight, key=lambda label: (-weight[label], label))
+
+
+def _order(node: DagNode) -> str:
+    return "" if node.dims is None else node.dims.order
+
+
+def _labels_in_order(
+    node: DagNode,
+    labels: list[Label],
+    label_of: Mapping[str, Label],
+    kept_whole: Collection[str],
+) -> list[Label]:
+    """Returns the labels of a node with an order: the first one decides for all that follow."""
+    assert node.dims is not None
+    order = node.dims.order
+    if order in kept_whole:
+        return []
+    if node.name == order:
+        return labels
+    return [label_of[order]] if order in label_of else []
 
 
 def _note(cut_at: dict[str, int], name: str, maker: DagNode, element: int, label: Label) -> None:

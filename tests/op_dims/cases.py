@@ -15,8 +15,11 @@ from tests.op_dims.values import (
     mask,
     prims,
     real,
+    single,
     whole_numbers,
 )
+
+ENDS = torch.tensor([4, 4, 12], dtype=torch.int32)
 
 POINTWISE: list[Case] = [
     (aten.add.Tensor, (X, Y), {"alpha": 2}, "ab,ab->ab"),
@@ -85,6 +88,11 @@ PRODUCTS: list[Case] = [
     (aten.mm.default, (real(6, 6),) * 2, {}, ""),
     (aten.bmm.default, (CUBE, real(4, 8, 10)), {}, "abc,acd->abd"),
     (aten.bmm.default, (real(4, 6, 6),) * 2, {}, "a..->a.."),
+    # Rows, columns or inner elements in groups that end at the offsets; one group is empty.
+    (aten._grouped_mm.default, (single(12, 16), single(3, 16, 8), ENDS), {}, ".a,.ab,.->.b"),
+    (aten._grouped_mm.default, (single(3, 16, 8), single(8, 12), ENDS), {}, ".ab,b.,.->a."),
+    (aten._grouped_mm.default, (single(16, 12), single(12, 8), ENDS), {}, "a.,.b,.->.ab"),
+    (aten._grouped_mm.default, (single(3, 16, 12), single(3, 12, 8)), {}, "abc,acd->abd"),
     (aten.mv.default, (X, real(6)), {}, "ab,b->a"),
     (aten.dot.default, (real(6), real(6, seed=1)), {}, "a,a->"),
     (aten.addmm.default, (real(8), X, real(6, 8)), {"alpha": 2}, "a,b.,.a->ba"),
@@ -219,6 +227,8 @@ REDUCTIONS: list[Case] = [
     (aten.argmax.default, (X, 1), {}, "a.->a"),
     (aten.argmax.default, (X,), {}, ""),
     (aten.argmin.default, (X, 0, True), {}, ".a->.a"),
+    (aten.histc.default, (X, 5, -1, 2), {}, "ab->."),
+    (aten.histc.default, (X, 5), {}, ""),
     (aten.kthvalue.default, (X, 2, 1), {}, "a.->a,a"),
     (aten.median.dim, (X, 1), {}, "a.->a,a"),
     (aten.mode.default, (whole_numbers(3, 4, 6), 1), {}, "a.->a,a"),

@@ -78,7 +78,7 @@ def prove(
     whole = whole_of(node, values) if whole is None else whole
     labels = labels_of(dims)
     for label in labels:
-        all_shares = shares_of(sizes_of(node, dims, label))
+        all_shares = shares_of(sizes_of(node, dims, label), dims.units.get(label, 1))
         for shares in all_shares[:1] if is_quick else all_shares:
             _prove_shares(node, values, whole, dims, label, shares, is_copied=False)
         if not is_quick:
@@ -110,9 +110,9 @@ def sizes_of(node: fx.Node, dims: OpDims, label: int) -> list[int]:
     ]
 
 
-def shares_of(sizes: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return shares, uneven ones if there are any, that cut all of the sizes in whole numbers."""
-    unit = math.gcd(*sizes)
+def shares_of(sizes: Sequence[int], of: int = 1) -> list[tuple[int, ...]]:
+    """Return shares, uneven ones if there are any, that cut all sizes in whole numbers of `of`."""
+    unit = math.gcd(*sizes) // of
     assert unit > 1, f"no label stands on sizes {sizes}, which cannot be cut together"
     return [(1, unit - 1)] + ([(1, 2, unit - 3)] if unit > 3 else [])
 

@@ -16,6 +16,11 @@ def real(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
+def single(*shape: int) -> Tensor:
+    """In float32, for kernels that do not take float64."""
+    return real(*shape).float()
+
+
 def positive(*shape: int) -> Tensor:
     return real(*shape).abs() + 0.5
 
