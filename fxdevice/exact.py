@@ -13,17 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 from types import MappingProxyType
 
 from fxdevice.bounds import lower_bound_s
 from fxdevice.dag import NodeKind
-from fxdevice.errors import FxDeviceError, PlacementError
+from fxdevice.errors import PlacementError
 from fxdevice.exact_coarse import CoarseNodes, coarse_nodes, simple_placements
-from fxdevice.exact_steps import Question, StepGraph
-from fxdevice.exact_symmetry import equal_slots, in_order_of_use
+from fxdevice.exact_solver import MissingSolverError, load_solver
+from fxdevice.exact_steps import Question, StepGraph, longest_s
 from fxdevice.placement import PlacementProblem
 from fxdevice.simulate import simulate
+from fxdevice.slot_symmetry import equal_slots, in_order_of_use
 from fxdevice.workload import build_workload, lasting_bytes
 
 __all__ = ["ExactResult", "MissingSolverError", "exact_placement"]
@@ -36,10 +36,6 @@ _FEW_NODES = 24
 
 _OPTIMAL_GAP = 1e-4
 """Gap that counts as none: the solver's times are rounded down to whole units."""
-
-
-class MissingSolverError(FxDeviceError, ImportError):
-    """OR-tools, which solves exactly, is not installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +79,7 @@ def exact_placement(
         PlacementError: A pin is unusable, or state and gradients fit into the slots' memory in no
             placement of the coarse nodes, or none was found in time.
     """
-    try:
-        from fxdevice.exact_model import solve
-    except ModuleNotFoundError as error:
-        raise MissingSolverError(
-            f"exact placement needs OR-tools, and {error.name!r} was not found; "
-            "run: pip install 'fxdevice[exact]'"
-        ) from error
+    solve = load_solver()
     if not any(node.kind is not NodeKind.INPUT for node in problem.dag):
         return ExactResult(MappingProxyType({}), 0.0, 0.0, True, 0)
     least_s = lower_bound_s(problem)
@@ -137,7 +127,7 @@ def _question(
         problem,
         coarse.graph,
         coarse.allowed,
-        longest_s=candidates.best_s if has_found else _longest_s(problem, coarse.graph),
+        longest_s=candidates.best_s if has_found else longest_s(problem.topology, coarse.graph),
         least_s=least_s,
         hint=(
             in_order_of_use(candidates.best, equal_slots(problem, coarse.allowed))
@@ -176,16 +166,6 @@ class _Candidates:
             return
         if not self.best or schedule.makespan_s < self.best_s:
             self.best, self.best_s = slots, schedule.makespan_s
-
-
-def _longest_s(problem: PlacementProblem, graph: StepGraph) -> float:
-    """Returns a makespan that every placement keeps: everything one after the other."""
-    topology, slots = problem.topology, range(len(problem.topology.slots))
-    sizes = [value.num_bytes for value in graph.values]
-    sizes += [read.num_bytes for step in graph.steps for read in step.reads]
-    links = [link for pair in product(slots, slots) if (link := topology.link(*pair)) is not None]
-    moves_s = (max((link.transfer_s(size) for link in links), default=0.0) for size in sizes)
-    return math.fsum(max(step.seconds) for step in graph.steps) + len(slots) * math.fsum(moves_s)
 
 
 def _nothing_found(

@@ -4,10 +4,11 @@ Times are whole multiples of a quantum, rounded down, so that no placement is sl
 than in a simulation. In the model
 
     x[n, s]    = 1 when coarse node n is on slot s: one slot for each node
-    start[p]   >= finish of the step before p, if p continues it, and of the steps p waits for
+    start[p]   >= finish of the steps p waits for, and of the step before p, if p continues it
     start[p]   >= finish of the step that makes v + delay from slot to slot, for every value v read
     finish[p]  =  start[p] + seconds of p on its slot
-    clock[q,p] >= finish of all steps up to p on queue q; start[p] >= the clock of its queue
+    clock[q,p] >= finish of all steps up to p on queue q; start[p] >= the clock of its queue;
+                  or, where they are free to run in any order, steps of a queue do not overlap
     transfers of a channel do not overlap, when every slot has a device of its own
     lasting bytes of a slot <= its limit
 
@@ -28,8 +29,8 @@ from ortools.sat.python import cp_model
 
 from fxdevice.bounds import Delays
 from fxdevice.exact_channels import Choices, add_channels
-from fxdevice.exact_steps import Question, Read
-from fxdevice.exact_symmetry import equal_slots
+from fxdevice.exact_steps import Question, Read, Step
+from fxdevice.slot_symmetry import equal_slots
 from fxdevice.topology import Topology, device_of_slots
 
 __all__ = ["Solution", "solve"]
@@ -104,7 +105,12 @@ class _Model:
         self._makespan = self._time("makespan")
         self._add_nodes()
         self._add_steps()
-        self._add_queues()
+        for slots in _queues(self._topology):
+            self._add_load(slots)
+            if question.is_in_order:
+                self._add_clock(slots)
+            else:
+                self._add_no_overlap(slots)
         add_channels(
             self.model,
             self._graph,
@@ -212,30 +218,49 @@ class _Model:
         row = self.x[node].items()
         return cp_model.LinearExpr.sum([x for s, x in row if self._device_of[s] == device])
 
-    def _add_queues(self) -> None:
-        """The steps of a queue run in order; and all its work fits into the makespan."""
-        for slots in _queues(self._topology):
-            load = []
-            clock: cp_model.IntVar | int = 0
-            for index, step in enumerate(self._graph.steps):
-                choices = [
-                    (slot, self.x[step.node][slot]) for slot in slots if slot in self.x[step.node]
-                ]
-                load += [self._units(step.seconds[slot]) * x for slot, x in choices]
-                ends = (
-                    index + 1 == len(self._graph.steps)
-                    or not self._graph.steps[index + 1].continues
-                )
+    def _choices(self, step: Step, slots: list[int]) -> list[tuple[int, cp_model.IntVar]]:
+        """Returns the slots of a queue that a step can be on."""
+        row = self.x[step.node]
+        return [(slot, row[slot]) for slot in slots if slot in row]
+
+    def _add_load(self, slots: list[int]) -> None:
+        """All work of a queue fits into the makespan."""
+        load = [
+            self._units(step.seconds[slot]) * x
+            for step in self._graph.steps
+            for slot, x in self._choices(step, slots)
+        ]
+        self.model.add(self._makespan >= cp_model.LinearExpr.sum(load))
+
+    def _add_clock(self, slots: list[int]) -> None:
+        """The steps of a queue run in the order of the Dag."""
+        steps = self._graph.steps
+        clock: cp_model.IntVar | int = 0
+        for index, step in enumerate(steps):
+            choices = self._choices(step, slots)
+            for _, x in choices:
+                if not step.continues:
+                    self.model.add(self._start[index] >= clock).only_enforce_if(x)
+            ends = index + 1 == len(steps) or not steps[index + 1].continues
+            if choices and ends:
+                after = self._time(f"clock{slots[0]}_{index}")
+                self.model.add(after >= clock)
                 for _, x in choices:
-                    if not step.continues:
-                        self.model.add(self._start[index] >= clock).only_enforce_if(x)
-                if choices and ends:
-                    after = self._time(f"clock{slots[0]}_{index}")
-                    self.model.add(after >= clock)
-                    for _, x in choices:
-                        self.model.add(after >= self._finish[index]).only_enforce_if(x)
-                    clock = after
-            self.model.add(self._makespan >= cp_model.LinearExpr.sum(load))
+                    self.model.add(after >= self._finish[index]).only_enforce_if(x)
+                clock = after
+
+    def _add_no_overlap(self, slots: list[int]) -> None:
+        """The steps of a queue run one after the other, in any order."""
+        intervals = []
+        for index, step in enumerate(self._graph.steps):
+            for slot, x in self._choices(step, slots):
+                size = self._units(step.seconds[slot])
+                name = f"run{index}_{slot}"
+                start = self._start[index]
+                intervals.append(
+                    self.model.new_optional_fixed_size_interval_var(start, size, x, name)
+                )
+        self.model.add_no_overlap(intervals)
 
 
 def _queues(topology: Topology) -> list[list[int]]:

@@ -9,16 +9,19 @@ their operations, whatever the placement; only generators and channels are left 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from fxdevice.bounds import least_moved_bytes
 from fxdevice.dag import NodeKind
 from fxdevice.indexed import is_generator, is_task
 from fxdevice.placement import PlacementProblem
+from fxdevice.topology import Topology
 from fxdevice.views import find_roots
 
-__all__ = ["Question", "Read", "Step", "StepGraph", "Value", "step_graph"]
+__all__ = ["Question", "Read", "Step", "StepGraph", "Value", "longest_s", "step_graph"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class Question:
         longest_s: A makespan that some placement does not exceed.
         least_s: A makespan that none can be below.
         hint: Slots to begin the search with; None to begin anywhere.
+        is_in_order: Whether the steps of a queue run in the order of the Dag; otherwise they are
+            free to run in any order, and no step continues another one.
     """
 
     problem: PlacementProblem
@@ -104,6 +109,7 @@ class Question:
     longest_s: float
     least_s: float
     hint: tuple[int, ...] | None
+    is_in_order: bool = True
 
 
 def step_graph(problem: PlacementProblem, node_of: Mapping[str, int], num_nodes: int) -> StepGraph:
@@ -117,6 +123,16 @@ def step_graph(problem: PlacementProblem, node_of: Mapping[str, int], num_nodes:
     Complexity: linear in the number of edges.
     """
     return _Divider(problem, node_of, num_nodes).divide()
+
+
+def longest_s(topology: Topology, graph: StepGraph) -> float:
+    """Returns a makespan that every placement keeps: everything one after the other."""
+    slots = range(len(topology.slots))
+    sizes = [value.num_bytes for value in graph.values]
+    sizes += [read.num_bytes for step in graph.steps for read in step.reads]
+    links = [link for pair in product(slots, slots) if (link := topology.link(*pair)) is not None]
+    moves_s = (max((link.transfer_s(size) for link in links), default=0.0) for size in sizes)
+    return math.fsum(max(step.seconds) for step in graph.steps) + len(slots) * math.fsum(moves_s)
 
 
 class _Divider:

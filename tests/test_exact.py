@@ -16,11 +16,11 @@ from fxdevice.costs import CostTable
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.errors import FxDeviceError, PlacementError
 from fxdevice.exact import ExactResult, exact_placement
-from fxdevice.exact_symmetry import equal_slots, in_order_of_use
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.coarsen import coarsen
 from fxdevice.placers.units import unit_graph
 from fxdevice.simulate import simulate
+from fxdevice.slot_symmetry import equal_slots, in_order_of_use
 from fxdevice.topology import Link, Slot, Topology
 from fxdevice.workload import build_workload, lasting_bytes
 from tests.strategies import problems

@@ -18,11 +18,13 @@ placement turns out not to fit, what it lacks is set aside and the search is mad
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fxdevice.collector import without_collection
 from fxdevice.errors import PlacementError
+from fxdevice.indexed import TASK, indexed
 from fxdevice.placement import Placement, PlacementProblem, ordered_problem
 from fxdevice.placers.branch_search import Candidate, levels, search
 from fxdevice.placers.coarse_graph import CoarseGraph
@@ -33,9 +35,9 @@ from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.reasons import reasons
+from fxdevice.placers.span_search import place_in_spans
 from fxdevice.placers.units import UnitGraph, unit_graph
-from fxdevice.simulate import simulate
-from fxdevice.workload import build_workload
+from fxdevice.simulate import schedule_of
 
 __all__ = ["place_branch"]
 
@@ -84,7 +86,7 @@ class _Judged:
 
     makespan_s: float
     slots: list[int]
-    slot_of: dict[str, int]
+    slot_of: Mapping[str, int]
     order: tuple[str, ...] = ()
 
 
@@ -95,17 +97,20 @@ class _Judge:
         self._graph = graph
         self._problem = graph.problem
         self._limits = memory_limits(graph.problem)
-        self._levels = levels(graph)
         self._known: dict[tuple[int, ...], _Judged] = {}
         self._excess: dict[tuple[int, ...], tuple[int, ...]] = {}
 
+    @cached_property
+    def _levels(self) -> tuple[CoarseGraph, ...]:
+        return levels(self._graph)
+
     def best(self) -> _Judged | None:
         """Returns the fastest placement found that fits; None when none does."""
-        finest = self._levels[0]
-        if self._is_chain(finest):
-            self._judge_single(finest)
+        if self._is_chain():
+            self._judge_single()
             if self._known:
                 return next(iter(self._known.values()))
+        finest = self._levels[0]
         resident = self._problem.resident_bytes or (0,) * self._graph.num_slots
         reserved = list(resident)
         for _ in range(_MAX_ATTEMPTS):
@@ -119,23 +124,31 @@ class _Judge:
                 break
             reserved = [kept + more for kept, more in zip(reserved, excess, strict=True)]
         self._judge_listed(finest, room)
-        self._judge_single(finest)
+        self._judge_spans(room)
+        self._judge_single()
         return min(self._known.values(), key=lambda found: found.makespan_s, default=None)
 
-    def _is_chain(self, finest: CoarseGraph) -> bool:
+    def _is_chain(self) -> bool:
         """Returns whether no placement can be much faster than everything on the fastest slot."""
-        if any(node.pin is not None for node in finest.nodes):
+        if self._is_pinned:
             return False
-        path_s = max(CoarseTime(finest).tail_s, default=0.0)
         fastest_s = min(_seconds(self._graph, slot) for slot in range(self._graph.num_slots))
-        return path_s >= fastest_s * (1 - _LITTLE)
+        least_s = fastest_s * (1 - _LITTLE)
+        if _longest_path_s(self._problem) >= least_s:
+            return True
+        # Operations that are joined wait for each other, so that paths become longer.
+        return max(CoarseTime(self._levels[0]).tail_s, default=0.0) >= least_s
+
+    @property
+    def _is_pinned(self) -> bool:
+        return any(unit.pin is not None for unit in self._graph.units)
 
     def _judge_first(self, candidates: Sequence[Candidate]) -> tuple[int, ...]:
         """Simulates the best candidates; returns what the very best lacks, in bytes by slot."""
         num_judged = max(1, min(_MAX_JUDGED, _JUDGED_NODES // len(self._problem.dag)))
         for candidate in candidates[:num_judged]:
-            self._judge(self._levels[0], candidate.slots)
-        return self._excess[candidates[0].slots]
+            self._judge(self._levels[0].unit_slots(candidate.slots))
+        return self._excess[tuple(self._levels[0].unit_slots(candidates[0].slots))]
 
     def _judge_listed(self, finest: CoarseGraph, room: Room) -> None:
         """Simulates list schedules of the units themselves, of a graph that is small enough.
@@ -144,9 +157,14 @@ class _Judge:
         """
         if len(finest.steps) * self._graph.num_slots**2 <= _LISTED_WORK:
             for slots in list_schedules(finest, room):
-                self._judge(finest, tuple(slots))
+                self._judge(finest.unit_slots(slots))
 
-    def _judge_single(self, finest: CoarseGraph) -> None:
+    def _judge_spans(self, room: Room) -> None:
+        """Simulates what is found span by span, of a graph that is long."""
+        for slot_of in place_in_spans(self._problem, room, _search_small):
+            self._judge([slot_of[unit.name] for unit in self._graph.units])
+
+    def _judge_single(self) -> None:
         """Simulates everything on one slot, for the fastest slot where that fits.
 
         Without pins nothing waits there: slots that cannot be faster are left out.
@@ -156,44 +174,58 @@ class _Judge:
             key=lambda slot: (_seconds(self._graph, slot), slot),
         )
         best_s = min((found.makespan_s for found in self._known.values()), default=math.inf)
-        is_pinned = any(node.pin is not None for node in finest.nodes)
+        is_pinned = self._is_pinned
         for slot in by_time:
             if not is_pinned and _seconds(self._graph, slot) >= best_s:
                 return
-            slots = tuple(slot if node.pin is None else node.pin for node in finest.nodes)
-            if self._judge(finest, slots):
+            if self._judge([slot if u.pin is None else u.pin for u in self._graph.units]):
                 return
 
-    def _judge(self, finest: CoarseGraph, slots: tuple[int, ...]) -> bool:
-        """Simulates a placement unless that was done; returns whether it fits."""
-        if slots not in self._excess:
-            unit_slots = finest.unit_slots(slots)
-            slot_of = self._graph.slot_of(unit_slots)
-            self._excess[slots] = excess_bytes(self._problem, slot_of, self._limits)
-            if not any(self._excess[slots]):
-                found = self._judged(unit_slots, slot_of)
+    def _judge(self, slots: list[int]) -> bool:
+        """Simulates units on these slots unless that was done; returns whether they fit."""
+        key = tuple(slots)
+        if key not in self._excess:
+            slot_of = self._graph.slot_of(slots)
+            self._excess[key] = excess_bytes(self._problem, slot_of, self._limits)
+            if not any(self._excess[key]):
+                found = self._judged(slots, slot_of)
                 if math.isfinite(found.makespan_s):
-                    self._known[slots] = found
-        return slots in self._known
+                    self._known[key] = found
+        return key in self._known
 
-    def _judged(self, slots: list[int], slot_of: dict[str, int]) -> _Judged:
+    def _judged(self, slots: list[int], slot_of: Mapping[str, int]) -> _Judged:
         """Simulates a placement in program order, and as dispatched where that may be faster."""
         problem = self._problem
-        workload = build_workload(problem, slot_of)
         try:
-            schedule = simulate(workload, problem.topology)
+            schedule = problem.for_last(schedule_of, slot_of)
         except PlacementError:  # Values would go between slots that are not connected.
             return _Judged(math.inf, slots, slot_of)
         found = _Judged(schedule.makespan_s, slots, slot_of)
         worth_s = schedule.makespan_s * (1 - _LITTLE)
         if max(schedule.busy_s) >= worth_s:
             return found
-        order = program_order(problem.dag, workload, problem.topology)
+        order = program_order(problem.dag, schedule.workload, problem.topology)
         ordered = ordered_problem(problem, order)
-        makespan_s = simulate(build_workload(ordered, slot_of), problem.topology).makespan_s
+        makespan_s = schedule_of(ordered, slot_of).makespan_s
         if makespan_s >= worth_s or any(excess_bytes(ordered, slot_of, self._limits)):
             return found
         return _Judged(makespan_s, slots, slot_of, order)
+
+
+def _search_small(problem: PlacementProblem) -> tuple[float, Mapping[str, int]] | None:
+    found = _Judge(unit_graph(problem)).best()
+    return None if found is None else (found.makespan_s, found.slot_of)
+
+
+def _longest_path_s(problem: PlacementProblem) -> float:
+    """Returns the seconds of operations that wait for each other, at least."""
+    graph, seconds_of = indexed(problem.dag), problem.costs.seconds_of
+    finish_s = [0.0] * len(graph.names)
+    for index, needs in enumerate(graph.needs):
+        if graph.role[index] == TASK:
+            before_s = max([finish_s[need] for need in needs], default=0.0)
+            finish_s[index] = before_s + min(seconds_of[graph.names[index]])
+    return max(finish_s, default=0.0)
 
 
 def _seconds(graph: UnitGraph, slot: int) -> float:

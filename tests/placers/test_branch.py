@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 from hypothesis import assume, given, settings
@@ -41,11 +41,11 @@ def placed_s(problem: PlacementProblem) -> float:
     return evaluate(problem, place_branch(problem)).makespan_s
 
 
-def fits(problem: PlacementProblem, slot_of: dict[str, int]) -> bool:
+def fits(problem: PlacementProblem, slot_of: Mapping[str, int]) -> bool:
     return not any(excess_bytes(problem, slot_of, memory_limits(problem)))
 
 
-def all_placements(problem: PlacementProblem) -> Iterator[dict[str, int]]:
+def all_placements(problem: PlacementProblem) -> Iterator[Mapping[str, int]]:
     """Yields every placement of the units that respects the pins."""
     graph = unit_graph(problem)
     slots = range(graph.num_slots)

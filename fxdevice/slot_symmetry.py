@@ -1,4 +1,4 @@
-"""Slots that can take each other's place, so that an exact solver need not try both (no torch)."""
+"""Slots that can take each other's place, so that a search need not try both (no torch)."""
 
 from __future__ import annotations
 
