@@ -99,10 +99,11 @@ def choose_strategy(
     takes_turns = _takes_turns(topology)
     names = strategy_names() if len(topology.slots) > 1 else ("single",)
     trials: list[Trial] = []
-    for name in names:
-        trials += try_strategies(problem_of(name), (name,))
-        if name == "single" and takes_turns and _is_alone(trials[-1]):
-            break
+    with without_collection():
+        for name in names:
+            trials += try_strategies(problem_of(name), (name,))
+            if name == "single" and takes_turns and _is_alone(trials[-1]):
+                break
     best = best_trial(trials)
     tried = tuple(Tried(t.strategy, _seconds(t), t.refusal) for t in trials)
     has_left_out = takes_turns and len(trials) < len(names)

@@ -16,7 +16,7 @@ multicore architectures", CACM 52(4), 2009.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -57,14 +57,28 @@ def estimate_costs(dag: Dag, topology: Topology) -> CostTable:
         if all(slot.spec != known.spec for known in alike):
             alike.append(slot)
     kind_of = [next(i for i, k in enumerate(alike) if k.spec == s.spec) for s in topology.slots]
-    seconds_of = {}
+    seconds_of: dict[str, tuple[float, ...]] = {}
+    # Work repeats from layer to layer.
+    known: dict[Hashable, tuple[float, ...]] = {}
     for node in dag:
         if node.time_factors:
             seconds_of[node.name] = tuple([node_seconds(node, slot) for slot in topology.slots])
-        else:
+            continue
+        work = _work(node)
+        found = known.get(work)
+        if found is None:
             seconds = [node_seconds(node, slot) for slot in alike]
-            seconds_of[node.name] = tuple([seconds[kind] for kind in kind_of])
+            found = known[work] = tuple([seconds[kind] for kind in kind_of])
+        seconds_of[node.name] = found
     return CostTable(MappingProxyType(seconds_of))
+
+
+def _work(node: DagNode) -> Hashable:
+    """Returns all that `node_seconds` looks at, but for what was measured."""
+    if node.kind is not NodeKind.COMPUTE:
+        return None
+    work = (node.flops, node.traffic_bytes, node.dtype, node.work_kind)
+    return work, node.output_bytes, node.is_internal, node.num_launches
 
 
 def node_seconds(node: DagNode, slot: Slot) -> float:

@@ -9,58 +9,29 @@ whole (concatenated, added up, or averaged) and then sliced:
      `--> slice 1 --> piece 1 of f --> piece 1 of g --+--> concat --> h
 
 A node that every slot computes for itself has copies; a reader takes the copy on its own slot.
-
 Whatever the layouts are, the result is right; they decide only what it costs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.dims import Dims, Layout
-from fxdevice.pieces import Expansion, Instance, Role, lowest_terms, scattered_dim
+from fxdevice.pieces import (
+    Expansion,
+    Instance,
+    Pieces,
+    Role,
+    lowest_terms,
+    pieces_of,
+    scattered_dim,
+    without_broken_orders,
+)
 from fxdevice.placement import Placement
 from fxdevice.rounds import in_rounds, without_unread
 
 __all__ = ["expand"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Pieces:
-    """A value that exists in pieces.
-
-    Attributes:
-        role: How they make the whole: CONCAT, SUM or MEAN.
-        dim: Dimension of the pieces, for CONCAT.
-        shares: Share of every piece.
-        names: Instance of every piece.
-        gathers: See `Layout`.
-    """
-
-    role: Role
-    dim: int
-    shares: tuple[int, ...]
-    names: tuple[str, ...]
-    gathers: bool
-
-    def is_cut(self, dim: int, shares: tuple[int, ...]) -> bool:
-        """Returns whether these are pieces along `dim` in these shares."""
-        if self.role is not Role.CONCAT or self.dim != dim:
-            return False
-        return self.shares == shares or lowest_terms(self.shares) == lowest_terms(shares)
-
-
-def _pieces_of(maker: DagNode, element: int, layout: Layout, names: tuple[str, ...]) -> _Pieces:
-    """Returns how the pieces of one tensor that `maker` makes are its whole."""
-    assert maker.dims is not None
-    dims = maker.dims.outputs[element]
-    if layout.label in dims:
-        dim = dims.index(layout.label)
-        return _Pieces(Role.CONCAT, dim, layout.shares, names, layout.gathers)
-    role = Role.SUM if layout.label in maker.dims.sums[element] else Role.MEAN
-    return _Pieces(role, 0, layout.shares, names, layout.gathers)
 
 
 def expand(dag: Dag, placement: Placement, needed_whole: Iterable[str] = ()) -> Expansion:
@@ -75,12 +46,13 @@ def expand(dag: Dag, placement: Placement, needed_whole: Iterable[str] = ()) -> 
     Returns:
         The instances; linear in nodes, edges and pieces.
     """
+    placement = without_broken_orders(dag, placement)
     expander = _Expander(dag, placement)
     for node in dag:
         expander.add(node)
     whole_of = {name: expander.whole(name) for name in needed_whole}
-    instances = without_unread(expander.instances, whole_of.values())
-    instances = in_rounds(instances, dag, placement.layout_of)
+    read = without_unread(expander.instances, whole_of.values())
+    instances = in_rounds(read, dag, placement.layout_of)
     return Expansion(dag, placement, instances, whole_of)
 
 
@@ -90,7 +62,7 @@ class _Expander:
         self.whole_of: dict[str, str] = {}
         self._dag = dag
         self._placement = placement
-        self._pieces: dict[str, _Pieces] = {}
+        self._pieces: dict[str, Pieces] = {}
         self._slices: dict[tuple[str, int, tuple[int, ...], int], str] = {}
         self._num_sliced = 0
         # Whole values by node and slot, of what several slots have for themselves.
@@ -224,19 +196,42 @@ class _Expander:
     def _add_pieces(self, node: DagNode, layout: Layout) -> None:
         assert node.dims is not None
         label, shares = layout.label, layout.shares
+        made = self._made_pieces(node, layout)
         names = []
         for index, slot in enumerate(layout.slots):
-            inputs = tuple(
-                self._input_piece(name, node.dims.inputs.get(name), layout, index)
-                for name in node.inputs
-            )
+            inputs = made[index] if made else self._input_pieces(node, layout, index)
             name = f"{node.name}_piece{index}"
             names.append(
                 self._emit(
                     Instance(name, Role.PIECE, node.name, slot, inputs, index, shares, label)
                 )
             )
-        self._pieces[node.name] = _pieces_of(node, 0, layout, tuple(names))
+        self._pieces[node.name] = pieces_of(node, 0, layout, tuple(names))
+
+    def _made_pieces(self, node: DagNode, layout: Layout) -> list[tuple[str, ...]]:
+        """Returns what every piece reads; nothing where some of that has yet to be made."""
+        assert node.dims is not None
+        found: list[tuple[str, ...]] = []
+        for name in node.inputs:
+            known, dims = self._pieces.get(name), node.dims.inputs.get(name, ())
+            if known is None and layout.label not in dims and self.whole_of.get(name) == name:
+                found.append((name,) * len(layout.slots))
+            elif (
+                known is not None
+                and layout.label in dims
+                and known.is_cut(dims.index(layout.label), layout.shares)
+            ):
+                found.append(known.names)
+            else:
+                return []
+        return list(zip(*found, strict=True))
+
+    def _input_pieces(self, node: DagNode, layout: Layout, index: int) -> tuple[str, ...]:
+        assert node.dims is not None
+        dims_of = node.dims.inputs
+        return tuple(
+            [self._input_piece(name, dims_of.get(name), layout, index) for name in node.inputs]
+        )
 
     def _add_elements(self, node: DagNode) -> None:
         """Takes an element of every piece of a tuple."""
@@ -253,10 +248,10 @@ class _Expander:
                 name, Role.PIECE, node.name, slot, found, index, whole.shares, layout.label
             )
             names.append(self._emit(made))
-        self._pieces[node.name] = _pieces_of(maker, node.element, layout, tuple(names))
+        self._pieces[node.name] = pieces_of(maker, node.element, layout, tuple(names))
 
     def _input_piece(self, name: str, dims: Dims | None, layout: Layout, index: int) -> str:
-        """Returns what one piece reads of an input; None: any piece of it will do."""
+        """Returns what one piece reads of an input; None: a piece of it as it is."""
         if dims is None and name in self._pieces:
             names = self._pieces[name].names
             return names[min(index, len(names) - 1)]

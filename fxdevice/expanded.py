@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
@@ -58,15 +59,10 @@ def expanded_problem(
         A problem whose nodes are the instances in their order, and `slot_of` for it. INPUT nodes
         have no slot.
     """
-    nodes: dict[str, DagNode] = {}
-    late = late_instances(expansion.instances, problem.dag)
-    results = _results(expansion)
+    maker = _Maker(problem.dag, expansion)
     for instance in expansion.instances:
-        node = _node(instance, problem.dag, nodes, results.get(instance.name))
-        if instance.round or (not node.is_late and instance.name in late):
-            node = node.changed(round=instance.round, is_late=instance.name in late)
-        nodes[instance.name] = node
-    dag = Dag(tuple(nodes.values()))
+        maker.add(instance)
+    dag = Dag(tuple(maker.nodes.values()))
     slot_of = {one.name: one.slot for one in expansion.instances if one.slot is not None}
     costs = estimate_costs(dag, problem.topology)
     return replace(problem, dag=dag, costs=costs, pins={}), slot_of
@@ -111,63 +107,98 @@ def _results(expansion: Expansion) -> dict[str, DagNode]:
     return found
 
 
-def _node(
-    instance: Instance, dag: Dag, nodes: Mapping[str, DagNode], result: DagNode | None
-) -> DagNode:
-    origin = dag[instance.origin]
-    if instance.role is Role.WHOLE:
-        return origin.changed(name=instance.name, inputs=_distinct(instance), follows=None)
-    if instance.role is Role.COPY:
-        return _copy(origin, instance, result)
-    if instance.role is Role.PIECE:
-        return _piece(origin, instance, dag)
-    made = origin.changed(
-        name=instance.name,
-        kind=NodeKind.COMPUTE,
-        inputs=_distinct(instance),
-        follows=None,
-        flops=0,
-        traffic_bytes=0,
-        work_kind="",
-        time_factors=(),
-        num_launches=1,
-        gradient_bytes=0,
-        saved_bytes=0,
-        workspace_bytes=0,
-        is_recomputable=False,
-        is_random=False,
-        is_internal=False,
-        is_output=result is not None and result.is_output,
-        gradient_of=None if result is None else result.gradient_of,
-        cache_length=0 if result is None else origin.cache_length,
-        element=None,
-        dims=None,
-    )
-    if instance.role is Role.SLICE:
-        return _sliced(made, instance)
-    if instance.role is Role.PART:
-        made = _sliced(made, instance)
-    # Reads every piece and writes the whole; adding takes an operation for each further piece.
-    read_bytes = sum(nodes[name].output_bytes for name in instance.inputs)
-    num_adds = 0 if instance.role is Role.CONCAT else len(instance.inputs) - 1
-    return made.changed(
-        flops=num_adds * _num_elements(made),
-        traffic_bytes=read_bytes + made.output_bytes,
-        # While a third value is added, the sum of the first two is there too.
-        workspace_bytes=made.output_bytes if num_adds > 1 else 0,
-    )
+class _Maker:
+    """Makes a node of every instance.
 
+    Attributes:
+        nodes: What was made so far, by name.
+    """
 
-def _copy(origin: DagNode, instance: Instance, result: DagNode | None) -> DagNode:
-    """Returns one copy; one of them is the result."""
-    return origin.changed(
-        name=instance.name,
-        inputs=_distinct(instance),
-        follows=None,
-        is_output=result is not None and result.is_output,
-        gradient_of=None if result is None else result.gradient_of,
-        dims=None,
-    )
+    def __init__(self, dag: Dag, expansion: Expansion) -> None:
+        self.nodes: dict[str, DagNode] = {}
+        self._dag = dag
+        self._by_name = dag.by_name
+        self._late = late_instances(expansion.instances, dag)
+        self._results = _results(expansion)
+        # Pieces of one node and size differ in their names and inputs only.
+        self._pieces: dict[tuple[str, int], DagNode] = {}
+
+    def add(self, instance: Instance) -> None:
+        """Makes the node of one instance, whose inputs are there."""
+        origin, name = self._by_name[instance.origin], instance.name
+        is_late = name in self._late
+        also: dict[str, Any] = {}
+        if instance.round or (is_late and not origin.is_late):
+            also = {"round": instance.round, "is_late": is_late}
+        inputs = instance.inputs
+        if len(inputs) > 1:
+            inputs = tuple(dict.fromkeys(inputs))
+        if instance.role is Role.PIECE:
+            key = (instance.origin, instance.shares[instance.index])
+            piece = self._pieces.get(key)
+            if piece is None:
+                piece = self._pieces[key] = _piece(origin, instance, self._dag)
+            made = piece.changed(name=name, inputs=inputs, **also)
+        elif instance.role is not Role.WHOLE:
+            made = self._joined(instance, origin, inputs, also)
+        elif also or inputs != origin.inputs or origin.follows is not None:
+            made = origin.changed(inputs=inputs, follows=None, **also)
+        else:
+            made = origin
+        self.nodes[name] = made
+
+    def _joined(
+        self,
+        instance: Instance,
+        origin: DagNode,
+        inputs: tuple[str, ...],
+        also: dict[str, Any],
+    ) -> DagNode:
+        """Returns the node of a copy, a slice, or what is made of pieces."""
+        result = self._results.get(instance.name)
+        also = {
+            **also,
+            "name": instance.name,
+            "inputs": inputs,
+            "follows": None,
+            "is_output": result is not None and result.is_output,
+            "gradient_of": None if result is None else result.gradient_of,
+            "dims": None,
+        }
+        if instance.role is Role.COPY:
+            # One of the copies is the result.
+            return origin.changed(**also)
+        made = origin.changed(
+            **also,
+            kind=NodeKind.COMPUTE,
+            flops=0,
+            traffic_bytes=0,
+            work_kind="",
+            time_factors=(),
+            num_launches=1,
+            gradient_bytes=0,
+            saved_bytes=0,
+            workspace_bytes=0,
+            is_recomputable=False,
+            is_random=False,
+            is_internal=False,
+            cache_length=0 if result is None else origin.cache_length,
+            element=None,
+        )
+        if instance.role is Role.SLICE:
+            return _sliced(made, instance)
+        if instance.role is Role.PART:
+            made = _sliced(made, instance)
+        # Reads every piece and writes the whole; adding takes an operation for each further piece.
+        read_bytes = sum(self.nodes[name].output_bytes for name in instance.inputs)
+        num_adds = 0 if instance.role is Role.CONCAT else len(instance.inputs) - 1
+        return made.changed(
+            flops=num_adds * _num_elements(made),
+            traffic_bytes=read_bytes + made.output_bytes,
+            # While a third value is added, the sum of the first two is there too.
+            workspace_bytes=made.output_bytes if num_adds > 1 else 0,
+            num_steps=num_adds + 1 if instance.role is Role.MEAN else max(num_adds, 1),
+        )
 
 
 def _sliced(node: DagNode, instance: Instance) -> DagNode:
@@ -178,7 +209,10 @@ def _sliced(node: DagNode, instance: Instance) -> DagNode:
 
 
 def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
-    """Returns one piece: its share of the work; what is not divided (a weight) is read whole."""
+    """Returns a piece but for its name and inputs.
+
+    It has its share of the work; what is not divided (a weight) is read whole.
+    """
     outputs = () if origin.dims is None else origin.dims.outputs
     shape, output_bytes = origin.shape, origin.output_bytes
     if origin.element is not None:
@@ -192,8 +226,6 @@ def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
         output_bytes = _share(output_bytes, instance)
     whole_bytes = undivided_bytes(origin, instance.label, dag)
     return origin.changed(
-        name=instance.name,
-        inputs=_distinct(instance),
         follows=None,
         shape=shape,
         output_bytes=output_bytes,
@@ -207,11 +239,6 @@ def _piece(origin: DagNode, instance: Instance, dag: Dag) -> DagNode:
         cache_length=0,
         dims=None,
     )
-
-
-def _distinct(instance: Instance) -> tuple[str, ...]:
-    inputs = instance.inputs
-    return inputs if len(inputs) < 2 else tuple(dict.fromkeys(inputs))
 
 
 def _share(amount: int, instance: Instance) -> int:

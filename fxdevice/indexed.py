@@ -6,7 +6,7 @@ third of the time of mappings by name, and what does not depend on the placement
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxdevice.dag import Dag, DagNode, NodeKind
@@ -57,6 +57,8 @@ class Indexed:
         base: For every node without work that reads something what it is a view or an element of;
             -1 for others.
         root: For every node where its bases lead to; itself when it is no view.
+        storage: For every node the one whose bytes its value occupies: the base of a view, or
+            itself. An element of a tuple has bytes of its own, unless the tuple is made of views.
         allocated_bytes: For every root its bytes and those of the tuple elements that it makes.
         behind: For every node the tasks, generators left out, that make its value.
         needs: For every task and generator the tasks that make what it reads, in order.
@@ -73,6 +75,7 @@ class Indexed:
     num_bytes: Sequence[int]
     base: Sequence[int]
     root: Sequence[int]
+    storage: Sequence[int]
     allocated_bytes: Sequence[int]
     behind: Sequence[tuple[int, ...]]
     needs: Sequence[tuple[int, ...]]
@@ -89,39 +92,62 @@ def indexed(dag: Dag) -> Indexed:
 
 def _indexed(dag: Dag) -> Indexed:
     nodes = dag.nodes
-    index_of = {node.name: index for index, node in enumerate(nodes)}
-    inputs = [tuple([index_of[name] for name in node.inputs]) for node in nodes]
-    role = [_role(node) for node in nodes]
-    num_bytes = [node.output_bytes for node in nodes]
-    base, root, allocated = _roots(inputs, role, num_bytes)
-    behind, needs = _makers(inputs, role)
-    gradients = {
-        index: index_of[node.gradient_of]
-        for index, node in enumerate(nodes)
-        if node.gradient_of is not None and role[index_of[node.gradient_of]] == STATE
-    }
-    is_read, is_saved = _readers(nodes, inputs)
-    is_kept = [False] * len(nodes)
+    index_of: dict[str, int] = {}
+    inputs: list[tuple[int, ...]] = []
+    role: list[int] = []
+    num_bytes: list[int] = []
+    is_read, is_saved, is_result, is_backward = ([False] * len(nodes) for _ in range(4))
+    elements: set[int] = set()
+    gradient_of: dict[int, str] = {}
+    internal: dict[int, list[int]] = {}
+    # One look at each node: in a large graph it takes longest to fetch them from memory.
     for index, node in enumerate(nodes):
-        is_result = node.is_output or not (is_read[index] or node.is_backward)
-        if (is_result or is_saved[index]) and index not in gradients:
-            is_kept[root[index]] = True
-    internal: dict[int, list[int]] = {
-        index: [] for index, node in enumerate(nodes) if node.is_internal
+        index_of[node.name] = index
+        read = tuple([index_of[name] for name in node.inputs])
+        inputs.append(read)
+        role.append(_role(node))
+        num_bytes.append(node.output_bytes)
+        is_saved[index] = node.saved_bytes > 0
+        is_result[index] = node.is_output
+        is_backward[index] = node.is_backward
+        for source in read:
+            is_read[source] = True
+            if node.is_backward:
+                is_saved[source] = False
+        if node.element is not None:
+            elements.add(index)
+        if node.gradient_of is not None:
+            gradient_of[index] = node.gradient_of
+        if node.is_internal:
+            internal[index] = []
+    base, root, allocated = _roots(inputs, role, num_bytes)
+    gradients = {
+        index: index_of[name]
+        for index, name in gradient_of.items()
+        if role[index_of[name]] == STATE
     }
+    is_kept = [False] * len(nodes)
+    for index, own_root in enumerate(root):
+        is_needed = is_saved[index] or is_result[index]
+        if not is_read[index] and not is_backward[index]:
+            is_needed = True
+        if is_needed and index not in gradients:
+            is_kept[own_root] = True
     if internal:
         for index, read in enumerate(inputs):
             if role[index] in (TASK, GENERATOR):
                 for source in read:
                     if root[source] in internal:
                         internal[root[source]].append(index)
+    behind, needs = _makers(inputs, role)
     return Indexed(
-        names=[node.name for node in nodes],
+        names=list(index_of),
         inputs=inputs,
         role=role,
         num_bytes=num_bytes,
         base=base,
         root=root,
+        storage=_storages(elements, inputs, num_bytes, base),
         allocated_bytes=allocated,
         behind=behind,
         needs=needs,
@@ -137,7 +163,7 @@ def _role(node: DagNode) -> int:
         return STATE
     if node.kind is NodeKind.INPUT:
         return INPUT
-    if not is_task(node):
+    if not node.has_work:
         return VIEW
     return GENERATOR if node.is_recomputable and node.output_bytes else TASK
 
@@ -161,33 +187,34 @@ def _roots(
     return base, root, allocated
 
 
+def _storages(
+    elements: Collection[int],
+    inputs: Sequence[tuple[int, ...]],
+    num_bytes: Sequence[int],
+    base: Sequence[int],
+) -> list[int]:
+    found = list(range(len(base)))
+    for index, before in enumerate(base):
+        if before < 0 or not num_bytes[index]:
+            continue
+        if index in elements:
+            before = base[inputs[index][0]]
+        if before >= 0 and num_bytes[before]:
+            found[index] = found[before]
+    return found
+
+
 def _makers(
     inputs: Sequence[tuple[int, ...]], role: Sequence[int]
 ) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     behind: list[tuple[int, ...]] = []
     needs: list[tuple[int, ...]] = []
-    for index, read in enumerate(inputs):
-        found = [makers for makers in [behind[source] for source in read] if makers]
+    for index, (own, read) in enumerate(zip(role, inputs, strict=True)):
+        found = [behind[source] for source in read if behind[source]]
         if len(found) < 2:
             needed = found[0] if found else ()
         else:
             needed = tuple(sorted({maker for makers in found for maker in makers}))
         needs.append(needed)
-        own = role[index]
         behind.append((index,) if own == TASK else () if own == GENERATOR else needed)
     return behind, needs
-
-
-def _readers(
-    nodes: Sequence[DagNode], inputs: Sequence[tuple[int, ...]]
-) -> tuple[list[bool], list[bool]]:
-    """Returns what is read, and what is saved for a backward pass that is not here."""
-    is_read, is_read_late = [False] * len(nodes), [False] * len(nodes)
-    for index, read in enumerate(inputs):
-        is_backward = nodes[index].is_backward
-        for source in read:
-            is_read[source] = True
-            if is_backward:
-                is_read_late[source] = True
-    saved = [bool(node.saved_bytes) for node in nodes]
-    return is_read, [one and not late for one, late in zip(saved, is_read_late, strict=True)]

@@ -10,23 +10,27 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 from fxdevice.dag import Dag, DagNode
-from fxdevice.dims import Dims
+from fxdevice.dims import Dims, Layout
 from fxdevice.placement import Placement
 
 __all__ = [
     "MIN_SCATTERED_BYTES",
     "Expansion",
     "Instance",
+    "Pieces",
     "Role",
     "can_divide",
     "lowest_terms",
     "piece_size",
+    "pieces_of",
     "scattered_dim",
     "undivided_bytes",
+    "without_broken_orders",
 ]
 
 
@@ -55,9 +59,9 @@ class Role(enum.Enum):
     """The whole value, the mean of its pieces weighted by their shares."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Instance:
-    """One node of the expanded graph.
+    """One node of the expanded graph. Nothing changes it: to freeze it takes four times as long.
 
     Attributes:
         name: Unique name; that of the node itself where it is not divided.
@@ -85,6 +89,21 @@ class Instance:
     dim: int = 0
     round: int = 0
 
+    def in_round(self, number: int) -> Instance:
+        """Returns the same instance in another round."""
+        return Instance(
+            self.name,
+            self.role,
+            self.origin,
+            self.slot,
+            self.inputs,
+            self.index,
+            self.shares,
+            self.label,
+            self.dim,
+            number,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
@@ -104,11 +123,46 @@ class Expansion:
     whole_of: Mapping[str, str]
 
 
+class Pieces(NamedTuple):
+    """A value that exists in pieces.
+
+    Attributes:
+        role: How they make the whole: CONCAT, SUM or MEAN.
+        dim: Dimension of the pieces, for CONCAT.
+        shares: Share of every piece.
+        names: Instance of every piece.
+        gathers: See `Layout`.
+    """
+
+    role: Role
+    dim: int
+    shares: tuple[int, ...]
+    names: tuple[str, ...]
+    gathers: bool
+
+    def is_cut(self, dim: int, shares: tuple[int, ...]) -> bool:
+        """Returns whether these are pieces along `dim` in these shares."""
+        if self.role is not Role.CONCAT or self.dim != dim:
+            return False
+        return self.shares == shares or lowest_terms(self.shares) == lowest_terms(shares)
+
+
+def pieces_of(maker: DagNode, element: int, layout: Layout, names: tuple[str, ...]) -> Pieces:
+    """Returns how the pieces of one tensor that `maker` makes are its whole."""
+    assert maker.dims is not None
+    dims = maker.dims.outputs[element]
+    if layout.label in dims:
+        dim = dims.index(layout.label)
+        return Pieces(Role.CONCAT, dim, layout.shares, names, layout.gathers)
+    role = Role.SUM if layout.label in maker.dims.sums[element] else Role.MEAN
+    return Pieces(role, 0, layout.shares, names, layout.gathers)
+
+
 def can_divide(node: DagNode, label: int, dag: Dag, shares: tuple[int, ...]) -> bool:
     """Returns whether a node can be divided along a label in these shares.
 
     It can when every tensor that it makes has the label or is the sum or mean of its pieces, and
-    every dimension with the label can be cut in whole numbers.
+    every dimension with the label can be cut in whole numbers, or whole units if it has units.
     """
     if node.dims is None:
         return False
@@ -123,7 +177,29 @@ def can_divide(node: DagNode, label: int, dag: Dag, shares: tuple[int, ...]) -> 
     ]
     if node.shape is not None and len(node.dims.outputs) == 1:
         sizes += _sizes_with(label, node.dims.outputs[0], node.shape)
-    return bool(sizes) and all(_is_cut_evenly(size, shares) for size in sizes)
+    # What reads pieces of sums only has no dimension to cut.
+    has_pieces = bool(sizes) or bool(node.dims.partial)
+    unit = node.dims.units.get(label, 1)
+    return has_pieces and all(_is_cut_evenly(size, shares, unit) for size in sizes)
+
+
+def without_broken_orders(dag: Dag, placement: Placement) -> Placement:
+    """Returns a placement that divides all operations of an order alike, or none of them.
+
+    Pieces of rows that are ordered by themselves do not make the whole, so they must not meet a
+    reader that needs it. Where the layouts of an order differ, its operations are not divided.
+    """
+    layout_of = placement.layout_of
+    broken: set[str] = set()
+    for names in dag.orders.values() if layout_of else ():
+        found = [layout_of.get(name) for name in names]
+        shares = {None if one is None or one.copies else one.shares for one in found}
+        if len(shares) > 1 or (None in shares and any(found)):
+            broken.update(names)
+    if not broken:
+        return placement
+    kept = {name: layout for name, layout in layout_of.items() if name not in broken}
+    return replace(placement, layout_of=kept)
 
 
 def piece_size(size: int, shares: tuple[int, ...], index: int) -> int:
@@ -172,8 +248,11 @@ def _sizes_with(label: int, dims: Dims, shape: tuple[int, ...] | None) -> list[i
     return [size for found, size in zip(dims, shape, strict=True) if found == label]
 
 
-def _is_cut_evenly(size: int, shares: tuple[int, ...]) -> bool:
-    return size % sum(lowest_terms(shares)) == 0
+def _is_cut_evenly(size: int, shares: tuple[int, ...], unit: int) -> bool:
+    total = sum(lowest_terms(shares))
+    if size % total:
+        return False
+    return unit == 1 or all(size // total * share % unit == 0 for share in lowest_terms(shares))
 
 
 @lru_cache(maxsize=256)

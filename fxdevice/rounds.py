@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.dims import Layout
@@ -77,7 +76,7 @@ def in_rounds(
     first_late = 1 + max((r for name, r in rounds.items() if name not in late), default=-1)
     for name in late:
         rounds[name] += first_late
-    found = (replace(instance, round=rounds[instance.name]) for instance in instances)
+    found = [instance.in_round(rounds[instance.name]) for instance in instances]
     return tuple(sorted(found, key=lambda one: (one.name in late, one.round)))
 
 

@@ -71,12 +71,12 @@ class Workload:
 
     def __post_init__(self) -> None:
         for index, task in enumerate(self.tasks):
-            for need in task.needs:
-                if not 0 <= need < index:
-                    raise ValueError(
-                        f"task {index} ({task.name!r}) needs task {need}; expected earlier tasks, "
-                        f"0 to {index - 1}: put it behind what it needs"
-                    )
+            if task.needs and (min(task.needs) < 0 or max(task.needs) >= index):
+                need = next(need for need in task.needs if not 0 <= need < index)
+                raise ValueError(
+                    f"task {index} ({task.name!r}) needs task {need}; expected earlier tasks, "
+                    f"0 to {index - 1}: put it behind what it needs"
+                )
 
 
 def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Workload:
@@ -101,9 +101,8 @@ def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Wor
 def lasting_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[int, ...]:
     """Returns the bytes of state and its gradients on every slot, with those of earlier graphs."""
     found = list(problem.resident_bytes or (0,) * len(problem.topology.slots))
-    for node in problem.dag:
-        if node.kind is NodeKind.STATE:
-            found[slot_of[node.name]] += node.output_bytes + node.gradient_bytes
+    for node in problem.dag.state:
+        found[slot_of[node.name]] += node.output_bytes + node.gradient_bytes
     return tuple(found)
 
 

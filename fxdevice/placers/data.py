@@ -41,7 +41,7 @@ def place_data(problem: PlacementProblem) -> Placement:
         PlacementError: No batch can be found or divided, or a replica does not fit on a slot. Says
             which operation stands in the way.
     """
-    found = find_batch(problem, len(problem.topology.slots))
+    found = problem.for_last(find_batch, len(problem.topology.slots))
     if found is None or found.seconds_share < MIN_DIVIDED:
         raise _not_separable(problem, found)
     shares = weighted_shares(found.batch.size, _speeds(problem))
@@ -148,4 +148,8 @@ def _not_separable(problem: PlacementProblem, found: BatchDivision | None) -> Pl
         where = f" ({node.source})" if node.source else ""
         module = f" in module {node.module!r}" if node.module else ""
         text += f": {node.name!r}{module}{where} needs all of it at once"
-    return PlacementError(f"{text}. Use strategy='pipeline', or change that operation")
+        return PlacementError(f"{text}. Use strategy='pipeline', or change that operation")
+    return PlacementError(
+        f"{text}: the rest does not depend on it, or is pinned. Use a larger batch, or "
+        "strategy='pipeline'"
+    )

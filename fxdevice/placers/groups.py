@@ -30,11 +30,8 @@ class GroupFinder:
         self._graph = graph
         self._slots = slots
         self._budget = _WORK_PER_UNIT * (len(graph.units) + 1)
-        values = graph.values
         self._readers = graph.readers
-        self._makers = [
-            sorted({values[value].home for value in unit.reads}) for unit in graph.units
-        ]
+        self._makers = graph.makers
         self._derived = derived_from_state(graph)
         self._modules: dict[str, list[int]] = {}
         for index, unit in enumerate(graph.units):

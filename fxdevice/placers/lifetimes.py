@@ -12,30 +12,19 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.indexed import indexed
 
 __all__ = ["kept_at_home", "lifetimes", "storages"]
 
 
 def storages(dag: Dag) -> Mapping[str, DagNode]:
-    """Returns for every node the one whose bytes its value occupies: the base of a view, or itself.
-
-    An element of a tuple has bytes of its own, unless the tuple is made of views, as by `split`.
-    """
+    """Returns `Indexed.storage` by name."""
     return dag.derived(_storages)
 
 
 def _storages(dag: Dag) -> Mapping[str, DagNode]:
-    found: dict[str, DagNode] = {}
-    by_name = dag.by_name
-    for node in dag:
-        found[node.name] = node
-        if node.kind is NodeKind.COMPUTE and not node.has_work and node.output_bytes:
-            source = node if node.element is None else by_name[node.inputs[0]]
-            bases = () if source.has_work else source.inputs
-            base = next((name for name in bases if by_name[name].output_bytes), None)
-            if base is not None:
-                found[node.name] = found[base]
-    return MappingProxyType(found)
+    nodes, storage = dag.nodes, indexed(dag).storage
+    return MappingProxyType({n.name: nodes[s] for n, s in zip(nodes, storage, strict=True)})
 
 
 def kept_at_home(dag: Dag, slot_of: Mapping[str, int]) -> frozenset[str]:

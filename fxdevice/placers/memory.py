@@ -89,7 +89,7 @@ def needed_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tupl
     for name in kept_at_home(problem.dag, slot_of):
         saved[slot_of[name]] += problem.dag[name].saved_bytes
     working = _peaks(problem.dag, slot_of, num_slots)
-    rows = zip(lasting_memory(problem, slot_of), saved, working, strict=True)
+    rows = zip(problem.for_last(lasting_memory, slot_of), saved, working, strict=True)
     found = (replace(one, saved_bytes=kept, working_bytes=work) for one, kept, work in rows)
     return tuple(
         replace(needed, margin_bytes=margin_bytes(needed.total_bytes, problem.memory))
@@ -105,11 +105,11 @@ def lasting_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tup
     num_slots, options = len(problem.topology.slots), problem.memory
     resident = problem.resident_bytes or (0,) * num_slots
     state, gradient, optimizer, step = ([0] * num_slots for _ in range(4))
-    for node in problem.dag:
-        if node.kind is NodeKind.STATE:
-            slot = slot_of[node.name]
-            state[slot] += node.output_bytes
-            gradient[slot] += node.gradient_bytes
+    for node in problem.dag.state:
+        slot = slot_of[node.name]
+        state[slot] += node.output_bytes
+        gradient[slot] += node.gradient_bytes
+        if options.optimizer is not None:
             optimizer[slot] += optimizer_bytes(node, options.optimizer)
             step[slot] += step_bytes(node, options.optimizer)
     cache = cache_bytes(problem, slot_of)
@@ -136,6 +136,8 @@ def cache_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[
     """
     dag = problem.dag
     found = [0] * len(problem.topology.slots)
+    if problem.memory.max_length is None:
+        return tuple(found)
     for node in dag:
         more = cache_growth_bytes(node.output_bytes, node.cache_length, problem.memory.max_length)
         if not more:

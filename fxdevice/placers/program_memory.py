@@ -16,8 +16,10 @@ what takes the memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from fxdevice.dag import Dag
 from fxdevice.memory_model import margin_bytes
@@ -56,7 +58,7 @@ def program_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tup
     Returns:
         One entry a slot. O(n log n) in nodes and edges.
     """
-    lasting = lasting_memory(problem, slot_of)
+    lasting = problem.for_last(lasting_memory, slot_of)
     sweep = _Sweep(program_values(problem, slot_of), problem.memory.holds_inputs)
     peaks = sweep.peaks(len(lasting))
     found = []
@@ -90,7 +92,7 @@ def excess_bytes(
 def _fits_at_once(problem: PlacementProblem, slot_of: Mapping[str, int], limits: Limits) -> bool:
     """Returns whether every slot has room for a copy of every value of the graph."""
     values_bytes = problem.dag.derived(_all_bytes)
-    for limit, needed in zip(limits, lasting_memory(problem, slot_of), strict=True):
+    for limit, needed in zip(limits, problem.for_last(lasting_memory, slot_of), strict=True):
         most_bytes = needed.total_bytes + values_bytes
         if limit is not None and most_bytes + margin_bytes(most_bytes, problem.memory) > limit:
             return False
@@ -114,34 +116,39 @@ class _Sweep:
         self._backward_start = 0
         self._end = self._lay_out()
         self._start = [self._made(block) for block in values.blocks]
-        self._stop = [self._least_stop(block) for block in values.blocks]
+        self._stop = [
+            self._least_stop(block, made)
+            for block, made in zip(values.blocks, self._start, strict=True)
+        ]
         self._is_hidden = [block.is_internal for block in values.blocks]
         self._read()
 
     def peaks(self, num_slots: int) -> list[tuple[int, int]]:
         """Returns for every slot the most bytes alive at one time, and that time."""
-        events: list[list[tuple[int, int]]] = [[] for _ in range(num_slots)]
-        for index, block in enumerate(self._blocks):
-            if not self._is_hidden[index]:
-                changes = events[block.slot]
-                changes.append((self._start[index], block.num_bytes))
-                changes.append((self._stop[index], -block.num_bytes))
+        changes = [[0] * (self._end + 1) for _ in range(num_slots)]
+        rows = zip(self._blocks, self._start, self._stop, self._is_hidden, strict=True)
+        for block, start, stop, is_hidden in rows:
+            if not is_hidden:
+                on_slot = changes[block.slot]
+                on_slot[start] += block.num_bytes
+                on_slot[stop] -= block.num_bytes
         found = []
-        for changes in events:
-            alive, most, when = 0, 0, 0
-            for time, change in sorted(changes):
-                alive += change
-                if alive > most:
-                    most, when = alive, time
-            found.append((most, when))
+        for on_slot in changes:
+            alive = list(accumulate(on_slot))
+            most = max(alive)
+            found.append((most, alive.index(most)))
         return found
 
     def name_at(self, slot: int, when: int) -> str:
         """Returns the last operation of `slot` that has started at that time, or its first."""
-        rows = zip(self._operations, self._time, strict=True)
-        times = [(time, operation.name) for operation, time in rows if operation.slot == slot]
-        before = [entry for entry in times if entry[0] <= when]
-        return max(before)[1] if before else min(times, default=(0, ""))[1]
+        first, last = (math.inf, ""), (-1, "")
+        for time, operation in zip(self._time, self._operations, strict=True):
+            if operation.slot == slot:
+                if last[0] < time <= when:
+                    last = (time, operation.name)
+                if time < first[0]:
+                    first = (time, operation.name)
+        return last[1] or first[1]
 
     def _lay_out(self) -> int:
         clock = 1
@@ -161,35 +168,32 @@ class _Sweep:
             return self._backward_start if block.is_late else 0
         return self._end_of(block) if block.is_moved else self._time[block.maker]
 
-    def _least_stop(self, block: Block) -> int:
+    def _least_stop(self, block: Block, made: int) -> int:
         """Returns until when a block is alive without a reader on its slot."""
         if block.stays:
             return self._end
-        if block.maker == CALLER or block.is_moved:
-            return self._made(block) + 1
-        return self._end_of(block) + 1 if block.sent else self._time[block.maker] + 1
+        return self._end_of(block) + 1 if block.sent and not block.is_moved else made + 1
 
     def _read(self) -> None:
         """Keeps alive what is read, and from the start of it to the end what leaves its run."""
-        for index, operation in enumerate(self._operations):
-            run, time = self._run_of[index], self._time[index]
+        arrives = -1
+        made_in = [
+            arrives if block.is_moved or block.maker == CALLER else self._run_of[block.maker]
+            for block in self._blocks
+        ]
+        stop, run_end = self._stop, self._run_end
+        for operation, run, time in zip(self._operations, self._run_of, self._time, strict=True):
             for number in operation.reads:
-                block = self._blocks[number]
-                is_inside = (
-                    not block.is_moved
-                    and block.maker != CALLER
-                    and self._run_of[block.maker] == run
-                )
-                if not is_inside:
+                maker = made_in[number]
+                needed = time + 1 if operation.has_work else 0
+                if maker != run:
                     self._is_hidden[number] = False
-                    if not block.is_moved and block.maker != CALLER:
-                        self._extend(number, self._end_of(block) + 1)
-                if operation.has_work:
-                    held = self._holds_inputs and not is_inside
-                    self._extend(number, (self._run_end[run] if held else time) + 1)
+                    if operation.has_work and self._holds_inputs:
+                        needed = run_end[run] + 1
+                    if maker != arrives:
+                        needed = max(needed, run_end[maker] + 1)
+                if stop[number] < needed:
+                    stop[number] = needed
 
     def _end_of(self, block: Block) -> int:
         return self._run_end[self._run_of[block.maker]]
-
-    def _extend(self, number: int, stop: int) -> None:
-        self._stop[number] = max(self._stop[number], stop)

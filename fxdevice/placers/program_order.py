@@ -48,15 +48,25 @@ def program_order(operations: Sequence[Operation]) -> tuple[Run, ...]:
     found: list[Run] = []
     for is_late in (False, True):
         members = [i for i, one in enumerate(operations) if one.is_late is is_late]
-        pieces = _list_schedule(operations, members)
+        lanes = {_lane(operations[index]) for index in members}
+        # On one lane each operation is ready when those before it have run.
+        pieces = [members] if len(lanes) == 1 else _list_schedule(operations, members)
+        if len(pieces) == len(lanes):
+            # There is nothing to join.
+            found += [_run(operations, piece, is_late) for piece in pieces]
+            continue
         inside = set(members)
         needs = {
             index: tuple(need for need in operations[index].needs if need in inside)
             for index in members
         }
         for piece in join_partitions(pieces, needs, lambda index: _lane(operations[index])):
-            found.append(Run(operations[piece[0]].slot, tuple(sorted(piece)), is_late))
+            found.append(_run(operations, piece, is_late))
     return tuple(found)
+
+
+def _run(operations: Sequence[Operation], piece: Sequence[int], is_late: bool) -> Run:
+    return Run(operations[piece[0]].slot, tuple(sorted(piece)), is_late)
 
 
 def _lane(operation: Operation) -> _Lane:
@@ -64,19 +74,20 @@ def _lane(operation: Operation) -> _Lane:
 
 
 def _list_schedule(operations: Sequence[Operation], members: Sequence[int]) -> list[list[int]]:
-    readers: dict[int, list[int]] = {index: [] for index in members}
-    num_waiting: dict[int, int] = {}
-    lane_of: dict[int, _Lane] = {}
+    readers: list[list[int]] = [[] for _ in operations]
+    num_waiting = [0] * len(operations)
+    lane_of: list[_Lane] = [(-1, -1)] * len(operations)
+    is_late = operations[members[0]].is_late if members else False
     ready: dict[_Lane, list[int]] = {}
     for index in members:
         operation = operations[index]
-        before = [need for need in operation.needs if need in readers]
-        num_waiting[index] = len(before)
-        for need in before:
-            readers[need].append(index)
+        for need in operation.needs:
+            if operations[need].is_late is is_late:
+                num_waiting[index] += 1
+                readers[need].append(index)
         lane = lane_of[index] = _lane(operation)
         waiting = ready.setdefault(lane, [])
-        if not before:
+        if not num_waiting[index]:
             waiting.append(index)
     # The lanes that have something ready, by their earliest operation.
     heads = [(waiting[0], lane) for lane, waiting in ready.items() if waiting]

@@ -11,15 +11,15 @@ operations that read the value read the block on their slot:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from fxdevice.dag import DagNode, NodeKind
-from fxdevice.indexed import GENERATOR, indexed
+from fxdevice.dag import DagNode
+from fxdevice.indexed import GENERATOR, INPUT, STATE, VIEW, indexed
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.lifetimes import storages
 from fxdevice.topology import device_of_slots
-from fxdevice.views import find_roots, moves_of
+from fxdevice.views import moves_of
 
 __all__ = ["CALLER", "Block", "Operation", "ProgramValues", "program_values"]
 
@@ -99,44 +99,52 @@ def program_values(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Pro
     Complexity: linear in the number of edges.
     """
     builder = _Builder(problem, slot_of)
-    for node in problem.dag:
-        builder.add(node)
+    for index in range(len(problem.dag)):
+        builder.add(index)
     return builder.finished()
+
+
+_Found: TypeAlias = tuple[int, int | None]
+"""Operation and block of a value on one device; None: no memory of the program's."""
+
+_NOWHERE = -1
+"""Instead of the device of a value that the program does not make."""
 
 
 class _Builder:
     def __init__(self, problem: PlacementProblem, slot_of: Mapping[str, int]) -> None:
-        self._dag = problem.dag
-        self._slot_of = slot_of
+        self._nodes = problem.dag.nodes
+        self._graph = graph = indexed(problem.dag)
+        self._slot_at = [slot_of.get(name, CALLER) for name in graph.names]
         self._device_of = device_of_slots(problem.topology)
-        self._roots = find_roots(problem.dag)
-        graph = indexed(problem.dag)
-        self._index_of = {name: index for index, name in enumerate(graph.names)}
-        self._moves = problem.for_last(moves_of, slot_of)
-        self._generators = {
-            name for name, role in zip(graph.names, graph.role, strict=True) if role == GENERATOR
-        }
-        self._storage = storages(problem.dag)
+        self._moves = moves = problem.for_last(moves_of, slot_of)
         self._operations: list[Operation] = []
         self._blocks: list[Block] = []
-        # Operation and block of every value, by name and device; None: no memory of the program's.
-        self._found: dict[tuple[str, int], tuple[int, int | None]] = {}
-        self._home: dict[str, tuple[int, int | None]] = {}
+        # What is found where most values are: on one device, that of their root.
+        self._home: list[_Found] = [(CALLER, None)] * len(graph.names)
+        self._home_device = [_NOWHERE] * len(graph.names)
+        # The others, by position and device.
+        self._away = {*moves.transfers, *moves.arrivals, *moves.versions, *moves.rebuilt}
+        self._found: dict[tuple[int, int], _Found] = {}
         self._last_random = CALLER
 
-    def add(self, node: DagNode) -> None:
+    def add(self, index: int) -> None:
         """Adds what becomes of one node, wherever it exists."""
-        name = node.name
-        if node.kind is not NodeKind.COMPUTE:
-            self._home[name] = (CALLER, None)
-            self._add_moves(node, CALLER)
-            return
-        for device, slot in self._places(node):
-            self._found[name, device] = made = self._add_operation(node, slot, device)
-            self._home.setdefault(name, made)
-        self._home.setdefault(name, (CALLER, None))
-        self._add_moves(node, self._home[name][0])
-        self._keep(node)
+        graph, is_away = self._graph, index in self._away
+        if graph.role[index] not in (STATE, INPUT):
+            node = self._nodes[index]
+            for device, slot in self._places(index, is_away):
+                made = self._add_operation(index, node, slot, device)
+                if is_away:
+                    self._found[index, device] = made
+                if self._home_device[index] == _NOWHERE:
+                    self._home[index], self._home_device[index] = made, device
+            if is_away:
+                self._add_moves(index)
+            if node.is_output or node.gradient_of:
+                self._keep(index, node)
+        elif is_away:
+            self._add_moves(index)
 
     def finished(self) -> ProgramValues:
         """Returns all operations that something needs."""
@@ -149,12 +157,14 @@ class _Builder:
             if needed[index]:
                 for before in operations[index].needs:
                     needed[before] = True
+        if all(needed):
+            return ProgramValues(tuple(operations), tuple(self._blocks))
         number = [CALLER] * len(operations)
         kept: list[Operation] = []
         for index, operation in enumerate(operations):
             if needed[index]:
                 number[index] = len(kept)
-                operation.needs = tuple(number[before] for before in operation.needs)
+                operation.needs = tuple([number[before] for before in operation.needs])
                 kept.append(operation)
         blocks: list[Block] = []
         position: list[int | None] = []
@@ -166,104 +176,118 @@ class _Builder:
                 blocks.append(block)
         for operation in kept:
             operation.reads = tuple(
-                new for old in operation.reads if (new := position[old]) is not None
+                [new for old in operation.reads if (new := position[old]) is not None]
             )
         return ProgramValues(tuple(kept), tuple(blocks))
 
-    def _places(self, node: DagNode) -> Iterable[tuple[int, int]]:
-        """Yields the devices where a node runs, each with the slot, its home first."""
-        name, root = node.name, self._roots.root_of[node.name]
-        if name in self._generators:
-            yield from self._moves.versions.get(self._index_of[name], ())
-            return
-        is_callers = self._dag.by_name[root].kind is NodeKind.INPUT
-        rebuilt = self._moves.rebuilt.get(self._index_of[name], ())
-        if not is_callers and root not in self._generators:
-            home = self._slot_of[root]
-            yield self._device_of[home], home
-        for device in rebuilt:
-            yield device, self._slot_there(node, device)
+    def _places(self, index: int, is_away: bool) -> Sequence[tuple[int, int]]:
+        """Returns the devices where a node runs, each with the slot, its home first."""
+        role, root = self._graph.role, self._graph.root[index]
+        if role[index] == GENERATOR:
+            return self._moves.versions.get(index, ())
+        places: list[tuple[int, int]] = []
+        if role[root] not in (INPUT, GENERATOR):
+            home = self._slot_at[root]
+            places.append((self._device_of[home], home))
+        for device in self._moves.rebuilt.get(index, ()) if is_away else ():
+            places.append((device, self._slot_there(index, device)))
+        return places
 
-    def _slot_there(self, node: DagNode, device: int) -> int:
+    def _slot_there(self, index: int, device: int) -> int:
         """Returns the slot on which a view is made again: that of what it is a view of."""
-        base = self._roots.base_of[node.name]
-        maker, block = self._found[base, device]
+        found = self._on(self._graph.base[index], device)
+        assert found is not None, "a view is made again where its base is"
+        maker, block = found
         if block is not None:
             return self._blocks[block].slot
         return device if maker == CALLER else self._operations[maker].slot
 
-    def _add_operation(self, node: DagNode, slot: int, device: int) -> tuple[int, int | None]:
-        index = len(self._operations)
-        needs: dict[int, None] = {}
-        reads: dict[int, None] = {}
-        for name in node.inputs:
-            maker, block = self._found.get((name, device)) or self._home[name]
-            if maker != CALLER:
-                needs[maker] = None
-            if block is not None:
-                reads[block] = None
+    def _on(self, index: int, device: int) -> _Found | None:
+        """Returns what makes a value on a device; None where the program does not."""
+        if index in self._away:
+            return self._found.get((index, device))
+        return self._home[index] if self._home_device[index] == device else None
+
+    def _add_operation(self, index: int, node: DagNode, slot: int, device: int) -> _Found:
+        sources = [
+            self._found.get((source, device), self._home[source])
+            if source in self._away
+            else self._home[source]
+            for source in self._graph.inputs[index]
+        ]
+        if node.num_steps > 1:
+            # A chain of additions, each of which runs as soon as its two terms are there.
+            for step in range(node.num_steps - 1):
+                num_read = 2 - (step == 0 and node.num_steps == len(sources))
+                position = self._append(index, node, slot, sources[:num_read])
+                sources[:num_read] = [(position, len(self._blocks))]
+                self._blocks.append(Block(slot, node.output_bytes, position))
+        position = self._append(index, node, slot, sources)
+        return position, self._block_of(index, node, slot, device, position)
+
+    def _append(self, index: int, node: DagNode, slot: int, sources: Sequence[_Found]) -> int:
+        """Adds an operation that reads `sources`; returns its position."""
+        position = len(self._operations)
+        needs = {maker: None for maker, _ in sources if maker != CALLER}
+        reads = {block: None for _, block in sources if block is not None}
         if node.is_random:
             # Random operations keep the order of the graph.
             if self._last_random != CALLER:
                 needs[self._last_random] = None
-            self._last_random = index
+            self._last_random = position
         is_late = node.is_late or node.is_backward
+        has_work = self._graph.role[index] != VIEW
         self._operations.append(
-            Operation(
-                node.name, slot, node.round, is_late, node.has_work, tuple(needs), tuple(reads)
-            )
+            Operation(node.name, slot, node.round, is_late, has_work, tuple(needs), tuple(reads))
         )
-        return index, self._block_of(node, slot, device, index)
+        return position
 
-    def _block_of(self, node: DagNode, slot: int, device: int, index: int) -> int | None:
+    def _block_of(
+        self, index: int, node: DagNode, slot: int, device: int, maker: int
+    ) -> int | None:
         """Returns the block in which the value of an operation is, a new one unless a view's."""
-        owner = self._storage[node.name]
-        if owner is not node:
-            known = self._found.get((owner.name, device))
+        owner = self._graph.storage[index]
+        if owner != index:
+            known = self._on(owner, device)
             if known is None:
                 # A view of a view that is moved here without its base.
-                base = self._roots.base_of[node.name]
-                known = self._found.get((base, device), (CALLER, None))
+                known = self._on(self._graph.base[index], device) or (CALLER, None)
             return known[1]
-        if node.workspace_bytes:
-            self._blocks.append(Block(slot, node.workspace_bytes, index))
+        if node.workspace_bytes and node.num_steps == 1:
+            self._blocks.append(Block(slot, node.workspace_bytes, maker))
         if not node.output_bytes:
             return None
-        maker = index
-        if node.element is not None and not node.has_work:
+        if node.element is not None and self._graph.role[index] == VIEW:
             # Elements of a tuple are made with the tuple.
-            maker = self._found.get((node.inputs[0], device), (index, None))[0]
-        block = Block(slot, node.output_bytes, maker, is_internal=node.is_internal)
-        self._blocks.append(block)
+            made = self._on(self._graph.inputs[index][0], device)
+            maker = maker if made is None else made[0]
+        self._blocks.append(Block(slot, node.output_bytes, maker, is_internal=node.is_internal))
         return len(self._blocks) - 1
 
-    def _add_moves(self, node: DagNode, maker: int) -> None:
-        name = node.name
-        index = self._index_of[name]
+    def _add_moves(self, index: int) -> None:
+        node, (maker, source) = self._nodes[index], self._home[index]
         moves = self._moves.transfers.get(index, ())
         if index in self._moves.arrivals:
             maker, moves = CALLER, self._moves.arrivals[index]
         for device, slot in moves:
             is_late = node.is_late or node.is_backward
-            self._found[name, device] = (maker, len(self._blocks))
+            self._found[index, device] = (maker, len(self._blocks))
             self._blocks.append(Block(slot, node.output_bytes, maker, True, is_late))
-        source = self._home[name][1]
         if moves and source is not None:
             self._blocks[source].sent = True
 
-    def _keep(self, node: DagNode) -> None:
+    def _keep(self, index: int, node: DagNode) -> None:
         """Notes what is there at the end, and what leaves for the caller."""
-        owner = self._dag.by_name[node.gradient_of] if node.gradient_of else None
-        if owner is not None and owner.kind is NodeKind.STATE:
-            device = self._device_of[self._slot_of[owner.name]]
-            found = self._found.get((node.name, device))
+        state = self._graph.gradients.get(index)
+        if state is not None:
+            found = self._on(index, self._device_of[self._slot_at[state]])
             if found is not None and found[1] is not None:
                 self._blocks[found[1]].stays = True
             return
-        block = self._home[node.name][1]
+        block = self._home[index][1]
         if block is None:
             return
-        if owner is not None:
+        if node.gradient_of:
             self._blocks[block].sent = True
         elif node.is_output and not node.is_late:
             self._blocks[block].stays = True

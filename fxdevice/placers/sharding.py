@@ -17,9 +17,7 @@ message for each pair of slots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
 
 from fxdevice.dag import DagNode, NodeKind
 from fxdevice.dims import Dims
@@ -33,7 +31,9 @@ from fxdevice.placers.sharding_forms import (
     IS_RESIDENT,
     IS_SUM,
     WHOLE,
+    OpState,
     State,
+    Value,
     bit,
     form_of,
     need_of,
@@ -41,39 +41,6 @@ from fxdevice.placers.sharding_forms import (
 from fxdevice.topology import Slot
 
 __all__ = ["Sharding"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Value:
-    """A tensor that is read.
-
-    Attributes:
-        num_bytes: Its size; 0 for what is free to move.
-        outputs: For a result: which one of its maker's.
-        maker: Index of the operation that makes it; None for state and inputs.
-        is_result: The caller gets it.
-        is_scattered: If pieces add up to it, every slot adds up one part.
-    """
-
-    num_bytes: int
-    maker: int | None
-    element: int
-    is_result: bool
-    is_scattered: bool
-
-
-class _OpState(NamedTuple):
-    """An operation in one state.
-
-    Attributes:
-        work_s: Seconds of the slowest slot.
-        forms: How each value that it makes exists.
-        needs: What it needs of each value that it reads.
-    """
-
-    work_s: float
-    forms: tuple[int, ...]
-    needs: tuple[int, ...]
 
 
 class Sharding:
@@ -106,7 +73,7 @@ class Sharding:
         self._collectives: Collectives = collectives(problem.topology, slots, home)
         self.nodes: list[DagNode] = []
         self.state: list[State] = []
-        self._values: list[_Value] = []
+        self._values: list[Value] = []
         self._reads: list[list[tuple[int, Dims]]] = []
         self._makes: list[list[int]] = []
         self._add_nodes()
@@ -128,7 +95,11 @@ class Sharding:
         self._moving_s = [0.0] * len(self._values)
         for value in range(len(self._values)):
             self._update(value)
-        self._known: list[dict[State, _OpState]] = [{} for _ in self.nodes]
+        kinds: dict[Hashable, int] = {}
+        self._kind = [
+            kinds.setdefault(self._work(index), len(kinds)) for index in range(len(self.nodes))
+        ]
+        self._known: list[dict[State, OpState]] = [{} for _ in kinds]
 
     def _add_nodes(self) -> None:
         value_of: dict[str, int] = {}
@@ -154,7 +125,7 @@ class Sharding:
         num_bytes = 0 if node.is_recomputable else node.output_bytes
         is_result = maker is not None and not self._dag.users[node.name]
         is_scattered = scattered_dim(node, len(self._slots)) is not None
-        self._values.append(_Value(num_bytes, maker, element, is_result, is_scattered))
+        self._values.append(Value(num_bytes, maker, element, is_result, is_scattered))
         if maker is not None:
             self._makes[maker].append(len(self._values) - 1)
         return len(self._values) - 1
@@ -176,12 +147,17 @@ class Sharding:
         before = self.state[index]
         if state == before:
             return 0.0
-        old, new = self._op_state(index, before), self._op_state(index, state)
+        known = self._known[self._kind[index]]
+        old = known.get(before) or self._op_state(index, before)
+        new = known.get(state) or self._op_state(index, state)
         self.state[index] = state
         added_s = new.work_s - old.work_s
         for value, form in zip(self._makes[index], new.forms, strict=True):
-            self._form[value] = form
-            added_s += self._update(value)
+            if form != self._form[value]:
+                self._form[value] = form
+                added_s += self._update(value)
+        if old.needs == new.needs:
+            return added_s
         for (value, _), need_before, need in zip(
             self._reads[index], old.needs, new.needs, strict=True
         ):
@@ -205,13 +181,13 @@ class Sharding:
         """Returns the seconds of an operation in a state, the slowest slot's."""
         return self._op_state(index, state).work_s
 
-    def _op_state(self, index: int, state: State) -> _OpState:
+    def _op_state(self, index: int, state: State) -> OpState:
         """Returns what an operation in a state takes, makes and needs."""
-        known = self._known[index]
+        known = self._known[self._kind[index]]
         found = known.get(state)
         if found is None:
             node = self.nodes[index]
-            known[state] = found = _OpState(
+            known[state] = found = OpState(
                 self._new_work_seconds(node, state) if node.has_work else 0.0,
                 tuple([form_of(node, state, self._values[v].element) for v in self._makes[index]]),
                 tuple([need_of(state, dims) for _, dims in self._reads[index]]),
@@ -228,6 +204,35 @@ class Sharding:
             _piece_seconds(node, slot, share / total, whole_bytes)
             for slot, share in zip(self._slots, self._shares, strict=True)
         )
+
+    def _work(self, index: int) -> Hashable:
+        """Returns all that `_op_state` looks at: operations repeat from layer to layer."""
+        node = self.nodes[index]
+        work = (node.flops, node.traffic_bytes, node.dtype, node.work_kind, node.num_launches)
+        by_name = self._dag.by_name
+        reads = [
+            (dims, by_name[name].output_bytes)
+            for name, (_, dims) in zip(node.inputs, self._reads[index], strict=True)
+        ]
+        made = tuple([self._values[value].element for value in self._makes[index]])
+        outputs = None if node.dims is None else node.dims.outputs
+        times = (self._seconds_of[node.name], node.time_factors)
+        return work, times, tuple(reads), outputs, made
+
+    def surroundings(self, index: int) -> Hashable:
+        """Returns all that `change` depends on, whatever the new state is."""
+        state = self.state[index]
+        around: list[tuple[int, bool, int, int]] = []
+        for value in self._makes[index]:
+            about = self._values[value]
+            around.append((about.num_bytes, about.is_scattered, 0, self._needs[value]))
+        needs = self._op_state(index, state).needs
+        for (value, _), need in zip(self._reads[index], needs, strict=True):
+            about, others = self._values[value], self._needs[value]
+            if self._num_needed[value][need] == 1:
+                others -= bit(need)
+            around.append((about.num_bytes, about.is_scattered, self._form[value], others))
+        return self._kind[index], state, tuple(around)
 
     def _update(self, value: int) -> float:
         """Looks again at what moving a value takes; returns the seconds that this adds."""

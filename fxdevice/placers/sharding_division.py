@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from fxdevice.dims import Layout, OpDims
+from fxdevice.dims import Dims, Layout, OpDims
 from fxdevice.pieces import can_divide, lowest_terms
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.batch import find_batch
@@ -148,17 +149,20 @@ class _Divider:
         return Choices(labels, can_repeat)
 
 
-def _labels(dims: OpDims | None) -> list[int]:
+def _labels(dims: OpDims | None) -> Sequence[int]:
     """Returns all labels of an operation, in order."""
-    if dims is None:
-        return []
-    found = [label for one in (*dims.inputs.values(), *dims.outputs) for label in one]
-    return sorted({label for label in found if label is not None})
+    return () if dims is None else _all_labels((*dims.inputs.values(), *dims.outputs))
+
+
+@lru_cache(maxsize=1024)
+def _all_labels(found: tuple[Dims, ...]) -> tuple[int, ...]:
+    # Operations repeat from layer to layer.
+    return tuple(sorted({label for dims in found for label in dims if label is not None}))
 
 
 def _batch_axes(problem: PlacementProblem, axes: Axes) -> frozenset[int]:
     """Returns the axes along which the strategy `data` would divide."""
-    found = find_batch(problem, len(problem.topology.slots))
+    found = problem.for_last(find_batch, len(problem.topology.slots))
     if found is None:
         return frozenset()
     batch = (axes.of(problem.dag[name], label) for name, label in found.label_of.items())

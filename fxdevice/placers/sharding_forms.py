@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
 from fxdevice.dag import DagNode
 from fxdevice.dims import Dims
 
@@ -12,7 +15,9 @@ __all__ = [
     "IS_RESIDENT",
     "IS_SUM",
     "WHOLE",
+    "OpState",
     "State",
+    "Value",
     "bit",
     "form_of",
     "need_of",
@@ -31,6 +36,39 @@ IS_RESIDENT = -4
 # What a reader needs: a piece along a dimension (its number), or one of these.
 AT_HOME = WHOLE
 EVERYWHERE = COPIES
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor that is read.
+
+    Attributes:
+        num_bytes: Its size; 0 for what is free to move.
+        outputs: For a result: which one of its maker's.
+        maker: Index of the operation that makes it; None for state and inputs.
+        is_result: The caller gets it.
+        is_scattered: If pieces add up to it, every slot adds up one part.
+    """
+
+    num_bytes: int
+    maker: int | None
+    element: int
+    is_result: bool
+    is_scattered: bool
+
+
+class OpState(NamedTuple):
+    """An operation in one state.
+
+    Attributes:
+        work_s: Seconds of the slowest slot.
+        forms: How each value that it makes exists.
+        needs: What it needs of each value that it reads.
+    """
+
+    work_s: float
+    forms: tuple[int, ...]
+    needs: tuple[int, ...]
 
 
 def bit(need: int) -> int:

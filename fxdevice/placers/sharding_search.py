@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from fxdevice.dims import Label
@@ -163,22 +163,44 @@ def _improve(sharding: Sharding, choices: Choices, heavy: Collection[int]) -> No
         for index in range(len(sharding.nodes))
         if sharding.moves_values(index) or sharding.state[index] == COPIES
     ]
+    known: dict[Hashable, State] = {}
     for _ in range(_NUM_ROUNDS):
-        changed = [index for index in pending if _improve_one(sharding, choices, heavy, index)]
+        changed = [i for i in pending if _improve_one(sharding, choices, heavy, known, i)]
         pending = sorted({near for index in changed for near in sharding.neighbours(index)})
 
 
-def _improve_one(sharding: Sharding, choices: Choices, heavy: Collection[int], index: int) -> bool:
+def _improve_one(
+    sharding: Sharding,
+    choices: Choices,
+    heavy: Collection[int],
+    known: dict[Hashable, State],
+    index: int,
+) -> bool:
+    """Gives an operation its cheapest state; returns whether that is another one.
+
+    Args:
+        sharding: The operations.
+        choices: What is allowed.
+        heavy: The heavy operations.
+        known: What was found before, for operations in the same surroundings.
+        index: The operation.
+    """
     before = sharding.state[index]
     states: list[State] = [label for label, _ in choices.labels[index]]
     if index not in heavy:
         states += [COPIES, WHOLE] if choices.can_repeat[index] else [WHOLE]
+    key = (sharding.surroundings(index), tuple(states))
+    if key in known:
+        sharding.change(index, known[key])
+        return known[key] != before
     best, best_s = before, 0.0
     total_s = 0.0
+    rounding_s = 1e-12 * abs(sharding.work_seconds(index, before))
     for state in states:
         total_s += sharding.change(index, state)
         # Sums of changes come back to zero up to rounding only.
-        if total_s < best_s - 1e-12 * abs(sharding.work_seconds(index, before)) - 1e-15:
+        if total_s < best_s - rounding_s - 1e-15:
             best, best_s = state, total_s
     sharding.change(index, best)
+    known[key] = best
     return best != before

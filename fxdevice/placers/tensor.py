@@ -56,7 +56,7 @@ def place_tensor(problem: PlacementProblem) -> Placement:
 def _placement(problem: PlacementProblem, graph: UnitGraph, division: Division) -> Placement:
     layout_of = division.layout_of
     units = unit_slots(problem, graph, layout_of, division.slots, division.home)
-    slot_of = graph.slot_of(units)
+    slot_of = dict(graph.slot_of(units))
     for name, state in _gradients(problem.dag):
         # A gradient is made whole where its parameter is.
         node = problem.dag[name]

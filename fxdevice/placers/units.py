@@ -8,9 +8,10 @@ and of nodes that are no tensors are no values in this sense: they never draw a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.derived import Derives
@@ -20,8 +21,7 @@ from fxdevice.placement import PlacementProblem
 __all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
 
 
-@dataclass(frozen=True, slots=True)
-class Unit:
+class Unit(NamedTuple):
     """Nodes that share a slot.
 
     Attributes:
@@ -51,8 +51,7 @@ class Unit:
         return self.nodes[0].name
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A value that one unit makes and others read.
 
     Attributes:
@@ -91,9 +90,21 @@ class UnitGraph(Derives):
         """Number of slots."""
         return len(self.problem.topology.slots)
 
-    def slot_of(self, slots: list[int]) -> dict[str, int]:
-        """Returns the slot of every node, given that of every unit."""
-        return {name: slots[unit] for name, unit in self.unit_of.items()}
+    def slot_of(self, slots: Sequence[int]) -> Mapping[str, int]:
+        """Returns the slot of every node, given that of every unit.
+
+        The same object for the same slots as the last time, so that what was found for it
+        (`PlacementProblem.for_last`) is known again.
+        """
+        key = tuple(slots)
+        if key not in self._last:
+            self._last.clear()
+            self._last[key] = {name: slots[unit] for name, unit in self.unit_of.items()}
+        return self._last[key]
+
+    @cached_property
+    def _last(self) -> dict[tuple[int, ...], dict[str, int]]:
+        return {}
 
     @cached_property
     def readers(self) -> tuple[tuple[int, ...], ...]:
@@ -104,6 +115,12 @@ class UnitGraph(Derives):
             else tuple(sorted({r for value in unit.makes for r in self.values[value].readers}))
             for unit in self.units
         )
+
+    @cached_property
+    def makers(self) -> tuple[tuple[int, ...], ...]:
+        """For every unit the units of which it reads a value, in order."""
+        homes = [value.home for value in self.values]
+        return tuple([tuple(sorted({homes[value] for value in unit.reads})) for unit in self.units])
 
 
 def unit_graph(problem: PlacementProblem) -> UnitGraph:
@@ -117,11 +134,11 @@ def unit_graph(problem: PlacementProblem) -> UnitGraph:
 
 def _unit_graph(problem: PlacementProblem) -> UnitGraph:
     _check_pins(problem)
-    dag = problem.dag
+    dag, leader_of = problem.dag, problem.dag.leader_of
     members: dict[str, list[DagNode]] = {}
     for node in dag:
         if node.kind is not NodeKind.INPUT:
-            members.setdefault(dag.leader_of[node.name], []).append(node)
+            members.setdefault(leader_of[node.name], []).append(node)
     unit_of = {n.name: index for index, nodes in enumerate(members.values()) for n in nodes}
     values = _values(dag, unit_of)
     reads: list[list[int]] = [[] for _ in members]
@@ -178,11 +195,13 @@ def _forward_operations(dag: Dag) -> frozenset[str]:
 
 def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
     values: list[Value] = []
+    users = dag.users
     for node in dag:
         if node.kind is NodeKind.INPUT or node.is_recomputable or not node.output_bytes:
             continue
         home = unit_of[node.name]
-        readers = {unit_of[name] for name in dag.users[node.name]} - {home}
+        readers = {unit_of[name] for name in users[node.name]}
+        readers.discard(home)
         if readers:
             is_state = node.kind is NodeKind.STATE
             sizes = (node.output_bytes, node.gradient_bytes)
@@ -197,17 +216,19 @@ def _unit(
     makes: tuple[int, ...],
     forward: frozenset[str],
 ) -> Unit:
-    pins = [problem.pins[node.name] for node in nodes if node.name in problem.pins]
-    rows = [problem.costs.seconds_of[node.name] for node in nodes]
+    names = [node.name for node in nodes]
+    rows = [problem.costs.seconds_of[name] for name in names]
     return Unit(
-        nodes=nodes,
-        pin=pins[0] if pins else None,
-        seconds=rows[0] if len(rows) == 1 else tuple(map(sum, zip(*rows, strict=True))),
-        fixed_bytes=sum(fixed_bytes(node) for node in nodes),
-        reads=reads,
-        makes=makes,
-        has_forward=any(node.name in forward for node in nodes),
-        has_state=any(node.kind is NodeKind.STATE for node in nodes),
+        nodes,
+        next((problem.pins[name] for name in names if name in problem.pins), None)
+        if problem.pins
+        else None,
+        rows[0] if len(rows) == 1 else tuple(map(sum, zip(*rows, strict=True))),
+        sum(map(fixed_bytes, nodes)),
+        reads,
+        makes,
+        not forward.isdisjoint(names),
+        any([node.kind is NodeKind.STATE for node in nodes]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hypothesis import strategies as st
 
@@ -37,7 +37,7 @@ def on_slots(
     return PlacementProblem(dag, topology, estimate_costs(dag, topology))
 
 
-def makespan_s(problem: PlacementProblem, slot_of: dict[str, int]) -> float:
+def makespan_s(problem: PlacementProblem, slot_of: Mapping[str, int]) -> float:
     return simulate(build_workload(problem, slot_of), problem.topology).makespan_s
 
 

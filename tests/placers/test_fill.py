@@ -1,5 +1,7 @@
 """Filling between pinned weights, by each of the rules."""
 
+from collections.abc import Mapping
+
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag
 from fxdevice.placement import PlacementProblem
@@ -37,7 +39,7 @@ def pinned(dag: Dag) -> PlacementProblem:
     return PlacementProblem(dag, topology, estimate_costs(dag, topology), pins)
 
 
-def filled(rule: Rule) -> dict[str, int]:
+def filled(rule: Rule) -> Mapping[str, int]:
     graph = unit_graph(pinned(normed_layers(2)))
     return graph.slot_of(fill(graph, state_pins(graph), rule))
 

@@ -92,7 +92,7 @@ class TaskGraph:
         """Number of slots."""
         return self.graph.num_slots
 
-    def slot_of(self, slot_of_group: Sequence[int]) -> dict[str, int]:
+    def slot_of(self, slot_of_group: Sequence[int]) -> Mapping[str, int]:
         """Returns the slot of every node, given that of every group."""
         slots = [0] * len(self.graph.units)
         for group, slot in zip(self.groups, slot_of_group, strict=True):
