@@ -18,6 +18,7 @@ from fxdevice.passes.prepare import preparation, strategy_graph
 from fxdevice.pins import Pins
 from fxdevice.placers import strategy_names
 from fxdevice.plan_capture import CapturedForPlan, capture_graphs
+from fxdevice.planning.bounds import call_bounds, check_exact
 from fxdevice.planning.trials import CallTrial, PlannedGraph, try_call
 from fxdevice.plans.plan import Plan
 from fxdevice.preflight import check_pins, modules_named, pins_of_whole, unknown_names
@@ -41,6 +42,7 @@ def plan(
     max_memory: Mapping[int | str, int | str] | None = None,
     no_split: Sequence[str] = (),
     inner: str = "inductor",
+    exact_s: float = 0.0,
     **kwargs: Any,
 ) -> Plan:
     """Plans where a model runs, without its weights and without the devices.
@@ -60,6 +62,8 @@ def plan(
         no_split: Modules that must not be divided between slots, by class name (as in Accelerate's
             `no_split_module_classes`) or by qualified name.
         inner: The inner compiler that is planned for: "inductor" or "eager".
+        exact_s: Seconds for which OR-tools may prove how fast a placement of whole operations can
+            be at best; 0 for a bound without it. Needs `pip install 'fxdevice[exact]'`.
         **kwargs: Keyword arguments of the call.
 
     Returns:
@@ -68,9 +72,11 @@ def plan(
     Raises:
         CaptureError: The model could not be captured.
         DeviceSpecError: `devices` or `link` cannot be.
+        MissingSolverError: `exact_s` is given and OR-tools is not installed.
         PlacementError: No strategy can place the model under the limits.
         PlanError: Another option has an unusable value.
     """
+    check_exact(exact_s)
     topology = devices if isinstance(devices, Topology) else uniform(devices, link)
     topology = _limited(topology, max_memory or {})
     pins = Pins({name: _slot(topology, slot, name) for name, slot in (device_map or {}).items()})
@@ -94,7 +100,8 @@ def plan(
                     for graph, dag in zip(captured, dags, strict=True)
                 ]
             trials.append(try_call(name, known[key], topology, pins, memory))
-    best = _best(trials)
+        best = _best(trials)
+        bounds = call_bounds(list(known.values()), topology, pins, memory, exact_s)
     assert best.prediction is not None
     return Plan(
         model=type(model).__name__,
@@ -108,6 +115,7 @@ def plan(
         candidates=tuple(trial.candidate() for trial in trials),
         notes=_notes(captured),
         no_split=together,
+        bounds=bounds,
     )
 
 

@@ -13,6 +13,7 @@ from fxdevice.dims import Layout
 from fxdevice.errors import DeviceSpecError, PlanError
 from fxdevice.placement import Placement
 from fxdevice.plans.parts import (
+    Bounds,
     Candidate,
     GraphPlan,
     Prediction,
@@ -58,6 +59,15 @@ class _Candidate:
     strategy: str
     prediction: _Prediction | None
     refusal: str
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    __pydantic_config__ = _STRICT
+
+    any_s: float
+    whole_s: float | None
+    is_exact: bool
 
 
 @dataclass(frozen=True)
@@ -113,6 +123,7 @@ class _Plan:
     candidates: list[_Candidate]
     notes: list[str]
     no_split: list[str] = field(default_factory=list)
+    bounds: _Bounds | None = None
 
 
 _ADAPTER = TypeAdapter(_Plan)
@@ -133,6 +144,7 @@ def to_json(plan: Plan) -> str:
         "candidates": [asdict(candidate) for candidate in plan.candidates],
         "notes": plan.notes,
         "no_split": plan.no_split,
+        "bounds": None if plan.bounds is None else asdict(plan.bounds),
     }
     return json.dumps(content, indent=1, allow_nan=False)
 
@@ -179,6 +191,7 @@ def parsed(content: bytes) -> dict[str, Any]:
         ),
         "notes": tuple(form.notes),
         "no_split": tuple(form.no_split),
+        "bounds": _bounds(form.bounds),
     }
 
 
@@ -247,6 +260,10 @@ def _state(name: str, form: _State, num_slots: int) -> StatePlan:
 def _prediction(form: _Prediction) -> Prediction:
     slots = tuple(SlotPrediction(s.busy_s, s.peak_bytes, s.state_bytes) for s in form.slots)
     return Prediction(form.makespan_s, slots, form.num_transfers, form.transfer_bytes)
+
+
+def _bounds(form: _Bounds | None) -> Bounds | None:
+    return None if form is None else Bounds(form.any_s, form.whole_s, form.is_exact)
 
 
 def _slot(slot: int, num_slots: int, where: str) -> int:

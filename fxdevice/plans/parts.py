@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from fxdevice.placement import Placement
 
-__all__ = ["Candidate", "GraphPlan", "Prediction", "SlotPrediction", "StatePlan"]
+__all__ = ["Bounds", "Candidate", "GraphPlan", "Prediction", "SlotPrediction", "StatePlan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,22 @@ class Candidate:
     strategy: str
     prediction: Prediction | None
     refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds below which no placement of one call is, under the same cost model.
+
+    Attributes:
+        any_s: For all placements, whether they divide operations or not: all work at the speed of
+            all devices together.
+        whole_s: For those that keep every operation on one slot; None when there is none.
+        is_exact: Whether the exact solver had time to raise `whole_s`.
+    """
+
+    any_s: float
+    whole_s: float | None
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from fxdevice.placement import Placement
 from fxdevice.plans import files, text
 from fxdevice.plans.fingerprint import fingerprint
 from fxdevice.plans.module_map import collapsed
-from fxdevice.plans.parts import Candidate, GraphPlan, Prediction, StatePlan
+from fxdevice.plans.parts import Bounds, Candidate, GraphPlan, Prediction, StatePlan
 from fxdevice.topology import Topology
 
 __all__ = ["Plan"]
@@ -35,6 +35,7 @@ class Plan:
         notes: What the reader should know: how far the capture went, what was assumed.
         no_split: Qualified names of the modules that stay whole, in graphs that were not planned as
             well.
+        bounds: What no placement can be faster than; None in a plan that was made without.
     """
 
     model: str
@@ -48,6 +49,17 @@ class Plan:
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...] = ()
     no_split: tuple[str, ...] = ()
+    bounds: Bounds | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """Share of the predicted seconds, from 0 to 1, that another placement saves at most.
+
+        None when no bound was made.
+        """
+        if self.bounds is None:
+            return None
+        return max(0.0, 1.0 - self.bounds.any_s / self.prediction.makespan_s)
 
     @property
     def device_map(self) -> dict[str, int]:

@@ -92,6 +92,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  with room for the state of {plan.optimizer}"
     if plan.no_split:
         yield f"  not split: {_names(plan.no_split)}"
+    yield from _bounds(plan)
     yield "why:"
     for candidate in plan.candidates:
         yield f"  {_candidate(plan, candidate)}"
@@ -103,6 +104,19 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield f"  and {len(places) - _MAX_ROWS} more (see device_map)"
     for note in plan.notes:
         yield f"note: {note}"
+
+
+def _bounds(plan: Plan) -> Iterator[str]:
+    if plan.bounds is None or plan.gap is None:
+        return
+    least = format_seconds(plan.bounds.any_s)
+    yield f"  no placement takes less than {least}: at most {plan.gap:.0%} could be saved"
+    if plan.bounds.whole_s is None:
+        yield "  none that divides no operation is possible"
+    else:
+        proved = " (proved by the exact solver)" if plan.bounds.is_exact else ""
+        least = format_seconds(plan.bounds.whole_s)
+        yield f"  none that divides no operation takes less than {least}{proved}"
 
 
 def _candidate(plan: Plan, candidate: Candidate) -> str:
