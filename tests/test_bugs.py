@@ -98,6 +98,21 @@ def test_gradient_of_zeros_for_what_was_overwritten() -> None:
     assert_trains_alike(Overwriting(), torch.randn(4, 8))
 
 
+def test_gradient_of_an_input_that_a_later_graph_changed() -> None:
+    """Its tangent was looked for where the new value was computed, not where the input is."""
+
+    class Changing(TwoLinears):
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x)
+            torch._dynamo.graph_break()
+            hidden.copy_(torch.relu(self.second(hidden.clone())))
+            torch._dynamo.graph_break()
+            doubled: Tensor = hidden * 2
+            return doubled
+
+    assert_trains_alike(Changing(), torch.randn(4, 8), device_map=APART)
+
+
 class Chain(TwoLinears):
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.second(torch.relu(self.first(x)))

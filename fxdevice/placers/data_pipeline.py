@@ -4,6 +4,10 @@ With n slots, r replicas of s stages (r * s = n) divide the batch in r parts, an
 micro-batches. Replica 0 has the first s slots, replica 1 the next s: slots that are close to each
 other, as devices are numbered, exchange activations, which are larger than what replicas exchange.
 Among all r and s the fastest by simulation is taken.
+
+State without a pin lives with the first replica. What is pinned to a slot of another one (by the
+caller, or by an earlier graph of the same model) stays there: its readers are in the stage with the
+same number, of every replica.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, find_batches
 from fxdevice.placers.divided import divided_excess_bytes, divided_seconds
 from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.placers.pipeline_time import PipelineWork
+from fxdevice.placers.reasons import reasons
+from fxdevice.placers.units import unit_graph
 
 __all__ = ["place_data_pipeline"]
 
@@ -39,7 +45,7 @@ def place_data_pipeline(problem: PlacementProblem) -> Placement:
 
     Raises:
         PlacementError: There are fewer than four slots, or their number has no two factors; the
-            batch cannot be divided; pins leave the first replica; or nothing fits into memory.
+            batch cannot be divided; or nothing fits into memory.
     """
     num_slots = len(problem.topology.slots)
     shapes = [s for s in range(2, num_slots // 2 + 1) if num_slots % s == 0]
@@ -83,7 +89,9 @@ def _placement(problem: PlacementProblem, num_stages: int) -> Placement:
             for piece in range(num_pieces)
         )
         layout_of[name] = Layout(label, division.shares, slots)
-    placement = replace(stages, layout_of=MappingProxyType(layout_of))
+    placement = replace(
+        _with_pins(problem, stages, num_stages), layout_of=MappingProxyType(layout_of)
+    )
     excess = divided_excess_bytes(problem, placement)
     if any(excess):
         raise PlacementError(f"{sum(excess):,} bytes of memory are missing")
@@ -108,17 +116,7 @@ def _best_division(
 
 
 def _first_replica(problem: PlacementProblem, num_stages: int) -> PlacementProblem:
-    """Returns the problem of one replica: the first slots only.
-
-    Raises:
-        PlacementError: A pin names another slot.
-    """
-    for name, slot in problem.pins.items():
-        if slot >= num_stages:
-            raise PlacementError(
-                f"{name!r} is pinned to slot {slot}; pins must be to slots 0 to {num_stages - 1}, "
-                "where the state of the first replica lives"
-            )
+    """Returns the problem of one replica: the first slots only, pins by the number of the stage."""
     topology = problem.topology
     links = {pair: link for pair, link in topology.links.items() if max(pair) < num_stages}
     costs = CostTable({name: row[:num_stages] for name, row in problem.costs.seconds_of.items()})
@@ -126,5 +124,20 @@ def _first_replica(problem: PlacementProblem, num_stages: int) -> PlacementProbl
         problem,
         topology=replace(topology, slots=topology.slots[:num_stages], links=links),
         costs=costs,
+        pins={name: slot % num_stages for name, slot in problem.pins.items()},
         resident_bytes=problem.resident_bytes[:num_stages],
+    )
+
+
+def _with_pins(problem: PlacementProblem, stages: Placement, num_stages: int) -> Placement:
+    """Returns the placement of the first replica with every pin where it really is."""
+    if not any(slot >= num_stages for slot in problem.pins.values()):
+        return stages
+    graph = unit_graph(problem)
+    slots = [
+        stages.slot_of[unit.nodes[0].name] if unit.pin is None else unit.pin for unit in graph.units
+    ]
+    why = [stages.reason_of[unit.nodes[0].name] for unit in graph.units]
+    return replace(
+        stages, slot_of=graph.slot_of(slots), reason_of=MappingProxyType(reasons(graph, slots, why))
     )

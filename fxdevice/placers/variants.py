@@ -68,8 +68,12 @@ def later_readers_of_state(
         if not value.is_state:
             continue
         pending = [r for r in value.readers if slots[r] != slots[value.home]]
+        seen: set[int] = set()  # paths from state can be exponentially many
         while pending:
             reader = pending.pop()
+            if reader in seen:
+                continue
+            seen.add(reader)
             unit = graph.units[reader]
             if reader in derived and not unit.has_state:
                 pending.extend(r for made in unit.makes for r in graph.values[made].readers)

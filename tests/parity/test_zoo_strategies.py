@@ -30,9 +30,24 @@ CORE = frozenset(
     }
 )
 
-# The gradient of their norms' weights is a sum over all tokens in float32, whatever the weights
-# are. Of the pieces of a batch it is rounded in another order.
-FLOAT32_SUMS = frozenset({"gemma2", "gemma3"})
+# Parts of these compute in float32, whatever the weights are, and a sum in pieces is rounded in
+# another order. With those parts in float64 the differences are 1e-14 at most.
+FLOAT32_SUMS = frozenset(
+    {
+        "gemma2",  # the gradient of its norms' weights: a sum over all tokens
+        "gemma3",  # the same
+        "gpt_neo",  # queries times keys
+        "recurrent_gemma",  # norms and the recurrence
+        "switch_transformers",  # the router, and the variance of its norms
+    }
+)
+
+# The gradients of eager float32 itself are 3e-5 away from those of float64. With all of the model
+# in float64 this strategy is 1e-14 away from eager.
+ILL_CONDITIONED = {("qwen3_next", "tensor"): 1e-4}
+
+# Dynamo traces no RNN, GRU or LSTM, and gives up the whole frame that calls one.
+NOT_CAPTURED = frozenset({"gru_tagger", "lstm_language_model", "nn_gru", "nn_lstm"})
 
 REFUSED = {
     # Statistics over the batch, in training.
@@ -41,9 +56,13 @@ REFUSED = {
     # Its views join the sequence with the batch behind it: pieces of the batch are not contiguous.
     ("tied_weights", "data"): "'_unsafe_view'",
     ("tied_weights", "data_pipeline"): "the batch cannot be divided",
+    ("nn_transformer", "data"): "'_unsafe_view'",
+    ("nn_transformer", "data_pipeline"): "the batch cannot be divided",
     # Most of the work of so small a model is resizing the position embeddings, once for all.
     ("dinov2", "data"): "expected a batch that can be divided",
     ("dinov2", "data_pipeline"): "the batch cannot be divided",
+    ("yolos", "data"): "does not depend on it",
+    ("yolos", "data_pipeline"): "the batch cannot be divided",
 }
 """Part of the reason by model and strategy."""
 
@@ -76,8 +95,9 @@ def _run(model: nn.Module, example: Example) -> object:
     return model(*args, **kwargs)
 
 
-def _assert_same(placed: nn.Module, plain: nn.Module, example: Example) -> None:
+def _assert_same(placed: nn.Module, plain: nn.Module, example: Example, strategy: str) -> None:
     tolerance = tolerance_of(example, _dtype(example))
+    tolerance = max(tolerance, ILL_CONDITIONED.get((example.name, strategy), 0.0))
     if example.name in FLOAT32_SUMS:
         tolerance = max(tolerance, TOLERANCE[torch.float32])
     found, wanted = _run(placed, example), _run(plain, example)
@@ -103,12 +123,17 @@ def test_strategy(example: Example, strategy: str) -> None:
         with pytest.raises(fxdevice.PlacementError, match=re.escape(reason)):
             _run(placed, example)
         return
-    _assert_same(placed, plain, example)
+    _assert_same(placed, plain, example, strategy)
+    if example.name in NOT_CAPTURED:
+        report = fxdevice.report(placed)
+        assert not report.graphs
+        assert ["RNN, GRU, or LSTM" in found.reason for found in report.breaks] == [True]
+        return
     # `branch` takes one device where several gain nothing.
     assert strategy == "branch" or _num_busy_slots(placed) > 1
 
 
-def test_refusals_are_of_the_zoo() -> None:
+def test_exceptions_are_of_the_zoo() -> None:
     names = {example.name for example in EXAMPLES}
-    assert {name for name, _ in REFUSED} <= names
-    assert names >= CORE
+    assert {name for name, _ in (*REFUSED, *ILL_CONDITIONED)} <= names
+    assert names >= CORE | FLOAT32_SUMS | NOT_CAPTURED

@@ -115,7 +115,13 @@ def test_replicas_of_pipelines_need_four_slots() -> None:
             place_data_pipeline(large(num_slots))
 
 
-def test_pins_outside_of_the_first_replica() -> None:
+def test_state_pinned_outside_of_the_first_replica_stays_there() -> None:
     drawn = replace(large(num_slots=4), pins={"w0": 3})
-    with pytest.raises(PlacementError, match=r"'w0' is pinned to slot 3"):
-        place_data_pipeline(drawn)
+    placed = place_data_pipeline(drawn)
+    readers = [
+        layout for name, layout in placed.layout_of.items() if "w0" in drawn.dag[name].inputs
+    ]
+    assert placed.slot_of["w0"] == 3
+    assert placed.reason_of["w0"] == "pinned to slot 3"
+    assert readers
+    assert all({*layout.slots} == {1, 3} for layout in readers), "its stage, in both replicas"
