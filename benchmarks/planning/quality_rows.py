@@ -1,15 +1,12 @@
 """One row of the quality benchmark: a model on a machine, placed by the planner and its peers.
 
-All placements are judged by one simulator. The planner's figures stand beside three bounds:
+All placements are judged by one simulator. The planner's figures stand beside two bounds:
 
 - `any_s`: no placement is faster, divided or not, whatever its memory (`bounds.work_bound_s`). It
   is the work divided by the speed of all devices together, so only a graph that has enough to do at
   every moment, and transfers nothing, comes near to it.
-- `whole_s`: no placement that keeps every operation on one device is faster
-  (`bounds.lower_bound_s`).
-- `coarse_s`: no placement that keeps every coarse node on one device is faster: what the exact
-  solver proves in limited time, for up to 200 coarse nodes (`fxdevice.exact`). Placements of single
-  operations can be below it.
+- `whole_s`: no placement that keeps every operation on one device is faster, in any order
+  (`bounds.lower_bound_s`, and what CP-SAT proves of spans, `exact_spans.span_bound_s`).
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from torch import nn
@@ -30,7 +27,7 @@ from fxdevice.bounds import lower_bound_s, work_bound_s
 from fxdevice.choose import Trial, try_strategies
 from fxdevice.costs import estimate_costs
 from fxdevice.errors import PlacementError
-from fxdevice.exact import exact_placement
+from fxdevice.exact_spans import span_bound_s
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers import strategy_names
 from fxdevice.topologies import islands, uniform
@@ -69,18 +66,10 @@ class Bounds:
     Attributes:
         any_s: For all placements.
         whole_s: For those that divide no operation; None when no such placement can exist.
-        coarse_s: For those of the coarse nodes; None when the solver was left out or found none.
-        coarse_found_s: Makespan of the best placement of the coarse nodes that was found.
-        num_coarse_nodes: Their number.
-        is_optimal: Whether that placement is proved to be the best one of the coarse nodes.
     """
 
     any_s: float
     whole_s: float | None
-    coarse_s: float | None = None
-    coarse_found_s: float | None = None
-    num_coarse_nodes: int = 0
-    is_optimal: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,7 +146,7 @@ def row(job: Job) -> Row:
         ours_s={strategy: _makespan_s(trial) for strategy, trial in trials.items()},
         whole_s=None if best_whole is None else _makespan_s(best_whole),
         peers_s=dict(_peers(whole, found.name, found.state_name_of[graph])),
-        bounds=_bounds(problems, best_whole, job.exact_s),
+        bounds=_bounds(problems, job.exact_s),
         plan_s=plan_s,
     )
 
@@ -219,24 +208,11 @@ def _module(name: str) -> nn.Module:
     return module
 
 
-def _bounds(
-    problems: Mapping[str, PlacementProblem], best_whole: Trial | None, exact_s: float
-) -> Bounds:
+def _bounds(problems: Mapping[str, PlacementProblem], exact_s: float) -> Bounds:
     # Strategies that divide see other operations: the least of their bounds holds for all.
     any_s = min(map(work_bound_s, problems.values()))
     problem = problems["single"]
     whole_s = lower_bound_s(problem)
-    found = Bounds(any_s, None if whole_s == math.inf else whole_s)
-    if not exact_s or best_whole is None or best_whole.placement is None:
-        return found
-    try:
-        exact = exact_placement(problem, max_seconds=exact_s, hint=best_whole.placement.slot_of)
-    except PlacementError:  # Coarse nodes are larger: they need not fit where operations do.
-        return found
-    return replace(
-        found,
-        coarse_s=exact.bound_s,
-        coarse_found_s=exact.makespan_s,
-        num_coarse_nodes=exact.num_coarse_nodes,
-        is_optimal=exact.is_optimal,
-    )
+    if exact_s and whole_s < math.inf:
+        whole_s = max(whole_s, span_bound_s(problem, max_seconds=exact_s))
+    return Bounds(any_s, None if whole_s == math.inf else whole_s)

@@ -44,12 +44,9 @@ under one cost model, not how fast a model is.
   a weight.
 - *whole*: the shortest makespan of a strategy that keeps operations whole, which is what the peers
   do too.
-- *gap, whole*: how far that is above a bound that holds for every placement of whole operations:
-  the critical path with the transfers that it cannot avoid, or the work divided by all devices.
-- *gap, coarse*: how far it is above what CP-SAT proves in {exact_s:g} seconds for placements that
-  keep each of up to 200 coarse nodes on one device: `=` where that is the proved optimum of the
-  coarse nodes, `<=` where it is a lower bound. Below zero the planner's placement of single
-  operations is faster than any of the coarse nodes.
+- *gap, whole*: how far that is above a bound that holds for every placement of whole operations in
+  every order: the longest path with the transfers that it cannot avoid; the work divided by all
+  devices; and what CP-SAT proves in {exact_s:g} seconds of the spans that follow one another.
 - *gap, any*: how far the planner's choice is above a bound that holds for all placements, divided
   or not: the work at the speed of all devices together, as if nothing had to be transferred and
   nothing had to wait.
@@ -107,7 +104,7 @@ def _chosen(rows: Sequence[Row]) -> list[str]:
 
 def _gaps(rows: Sequence[Row]) -> list[str]:
     found = []
-    for name, of in (("whole", _gap_whole), ("coarse", _gap_coarse), ("any", _gap_any)):
+    for name, of in (("whole", _gap_whole), ("any", _gap_any)):
         gaps = sorted(gap for row in rows if (gap := of(row)) is not None)
         if gaps:
             within = sum(gap <= 0.02 for gap in gaps)
@@ -116,13 +113,6 @@ def _gaps(rows: Sequence[Row]) -> list[str]:
                 f"- Gap, {name}: median {median:.1%}, largest {gaps[-1]:.1%}, at most 2% in "
                 f"{within} of {len(gaps)} rows."
             )
-    optimal = [row for row in rows if row.bounds.is_optimal]
-    if optimal:
-        within = sum((_gap_coarse(row) or 0.0) <= 0.02 for row in optimal)
-        found.append(
-            "- Where the optimum of the coarse nodes is proved, the planner is at most 2% above "
-            f"it in {within} of {len(optimal)} rows."
-        )
     return found
 
 
@@ -142,7 +132,7 @@ def _table(rows: Sequence[Row]) -> str:
     heads = [
         *("model", "machine", "devices", "nodes", "planner", "ms"),
         *(_HEADS[peer] for peer in PEERS),
-        *("whole ms", "gap, whole", "gap, coarse", "gap, any"),
+        *("whole ms", "gap, whole", "gap, any"),
     ]
     lines = [_cells(heads), "|" + "---|" * len(heads)]
     for row in rows:
@@ -154,8 +144,7 @@ def _table(rows: Sequence[Row]) -> str:
                     *(row.job.model, row.job.machine, str(row.job.num_devices)),
                     *(f"{row.num_nodes:,}", strategy, makespan),
                     *(_peer_cell(row, peer) for peer in PEERS),
-                    *(_ms(row.whole_s), _percent(_gap_whole(row)), _coarse_cell(row)),
-                    _percent(_gap_any(row)),
+                    *(_ms(row.whole_s), _percent(_gap_whole(row)), _percent(_gap_any(row))),
                 ]
             )
         )
@@ -167,8 +156,8 @@ def line(row: Row) -> str:
     best, peer = row.best, row.best_peer
     return (
         f"{_name(row):36} planner {_named(best)} best peer {_named(peer)} "
-        f"gaps: whole {_percent(_gap_whole(row))} coarse {_coarse_cell(row)} "
-        f"any {_percent(_gap_any(row))}{'  SLOWER' if row.is_worse else ''}"
+        f"gaps: whole {_percent(_gap_whole(row))} any {_percent(_gap_any(row))}"
+        f"{'  SLOWER' if row.is_worse else ''}"
     )
 
 
@@ -198,18 +187,8 @@ def _peer_cell(row: Row, peer: str) -> str:
     return "-" if ratio is None else f"{ratio:.2f}" if abs(ratio - 1) >= 0.01 else f"{ratio:.3f}"
 
 
-def _coarse_cell(row: Row) -> str:
-    sign = "=" if row.bounds.is_optimal else "<="
-    gap = _gap_coarse(row)
-    return "-" if gap is None else f"{sign} {_percent(gap)}"
-
-
 def _gap_whole(row: Row) -> float | None:
     return _gap(row.whole_s, row.bounds.whole_s)
-
-
-def _gap_coarse(row: Row) -> float | None:
-    return _gap(row.whole_s, row.bounds.coarse_s)
 
 
 def _gap_any(row: Row) -> float | None:
