@@ -13,7 +13,6 @@ from any one of them.
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,8 +40,9 @@ the work of a graph; otherwise as many as a block with several branches has."""
 _NEARLY_ALL = 0.9
 """Share of the work of a graph."""
 
-_MAX_KINDS = 40
-"""Kinds of spans that are searched, those with most work first."""
+_SEARCH_WORK = 300_000
+"""What the searches of all kinds may cost together, in slots times operations squared. A span of 20
+operations on 2 slots takes about 20 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,15 @@ def place_in_spans(
         room: Bytes that the nodes may keep on every slot.
         search: Places a span.
     """
-    spans = find_spans(problem, _FEW_TASKS)
-    if covered_share(problem, spans) < _NEARLY_ALL:
-        spans = find_spans(problem, _MANY_TASKS)
-    if len(spans) < 2:  # The search of the whole graph sees the same.
+    ways = _Ways(problem, find_spans(problem, _FEW_TASKS), search)
+    if ways.searched_share < _NEARLY_ALL:
+        longer = _Ways(problem, find_spans(problem, _MANY_TASKS), search)
+        ways = max(ways, longer, key=lambda one: one.searched_share)
+    # The search of the whole graph sees as much as that of one span.
+    if len(ways.spans) < 2 or not ways.are_divided:
         return
-    ways = _Ways(problem, spans, search)
-    if not ways.are_divided:
-        return
-    whole = _Whole(problem, spans)
-    fastest = _fastest(ways, len(spans), len(room))
+    whole = _Whole(problem, ways.spans)
+    fastest = _fastest(ways, len(ways.spans), len(room))
     yield whole.slot_of(fastest)
     if min(whole.left(fastest, room)) < 0:
         fitting = _fitting(ways, whole, room)
@@ -89,23 +88,23 @@ class _Ways:
     """The ways to place every span, found once for spans and slots that are alike."""
 
     def __init__(self, problem: PlacementProblem, spans: Sequence[Span], search: Search) -> None:
+        self.spans = spans
         self._problem = problem
-        self._spans = spans
         self._search = search
         self._keys = [span_key(problem, span) for span in spans]
-        self._searched = self._heaviest()
         self._known: dict[tuple[SpanKey, int], tuple[_Way, ...]] = {}
         self._first = list(range(len(problem.topology.slots)))
         for group in () if problem.pins else equal_slots(problem, ()):
             for slot in group:
                 self._first[slot] = group[0]
+        self._searched, self.searched_share = self._heaviest()
 
     @property
     def are_divided(self) -> bool:
         """Whether any span is faster on several slots than on one."""
         return any(
             len(set(way.slots)) > 1
-            for index in range(len(self._spans))
+            for index in range(len(self.spans))
             for way in self.of(index, 0)[:1]
         )
 
@@ -123,20 +122,39 @@ class _Ways:
             for way in self._known[key]
         )
 
-    def _heaviest(self) -> frozenset[SpanKey]:
-        work_s: dict[SpanKey, float] = {}
+    def _heaviest(self) -> tuple[frozenset[SpanKey], float]:
+        """Returns the kinds that there is time for, and the share of work that is then placed."""
         names, seconds_of = indexed(self._problem.dag).names, self._problem.costs.seconds_of
-        for span, key in zip(self._spans, self._keys, strict=True):
+        least_s: dict[SpanKey, float] = {}
+        cost: dict[SpanKey, int] = {}
+        for span, key in zip(self.spans, self._keys, strict=True):
             if len(span.tasks) > 1:
-                least_s = math.fsum(min(seconds_of[names[task]]) for task in span.tasks)
-                work_s[key] = work_s.get(key, 0.0) + least_s
-        return frozenset(heapq.nlargest(_MAX_KINDS, work_s, key=work_s.__getitem__))
+                span_s = math.fsum(min(seconds_of[names[task]]) for task in span.tasks)
+                least_s[key] = least_s.get(key, 0.0) + span_s
+                cost[key] = len(span.tasks) ** 2 * len(self._leaves(span, 0))
+        searches = len(set(self._first)) * len(self._first)
+        found, left = set(), _SEARCH_WORK
+        for key in sorted(cost, key=lambda key: -least_s[key] / cost[key]):
+            left -= cost[key] * searches
+            if left < 0:
+                break
+            found.add(key)
+        done = [
+            span
+            for span, key in zip(self.spans, self._keys, strict=True)
+            if key in found or len(span.tasks) == 1
+        ]
+        return frozenset(found), covered_share(self._problem, done)
+
+    def _leaves(self, span: Span, entry: int) -> tuple[int | None, ...]:
+        """Returns the slots that the end of a span is searched for; None leaves it free."""
+        return (None, entry) if len(span.tasks) <= _FEW_TASKS else (None,)
 
     def _find(self, index: int, entry: int) -> tuple[_Way, ...]:
-        span, names = self._spans[index], indexed(self._problem.dag).names
+        span, names = self.spans[index], indexed(self._problem.dag).names
         found = [self._alone(span, entry)]
         if self._keys[index] in self._searched:
-            for leave in (None, entry) if len(span.tasks) <= _FEW_TASKS else (None,):
+            for leave in self._leaves(span, entry):
                 best = self._search(span_problem(self._problem, span, entry, leave))
                 if best is not None:
                     seconds, slot_of = best
@@ -154,7 +172,7 @@ class _Ways:
 
     def elsewhere(self, index: int, entry: int, slot: int) -> _Way:
         """Returns the way to place all of a span on another slot than it is entered on."""
-        span, graph = self._spans[index], indexed(self._problem.dag)
+        span, graph = self.spans[index], indexed(self._problem.dag)
         way = self._alone(span, slot)
         num_bytes = 0 if span.first is None else graph.num_bytes[span.first]
         moved_s = self._problem.topology.transfer_s(num_bytes, entry, slot) if num_bytes else 0.0
