@@ -2,7 +2,8 @@
 
     1. Coarsen the graph (`placers.coarsen`) until it has few coarse nodes and steps.
     2. Solve for the slots of the coarse nodes (`exact_model`); its bound holds for the simulated
-       makespan of every placement that puts each coarse node whole on one slot.
+       makespan of every placement that puts each coarse node whole on one slot and runs in the
+       order of the Dag (`exact_spans` bounds all orders).
     3. Simulate the placements that the solver found on its way, and keep the best.
 
 OR-tools is an optional dependency: `pip install 'fxdevice[exact]'`.
@@ -45,7 +46,8 @@ class ExactResult:
     Attributes:
         slot_of: Slot of every STATE and COMPUTE node.
         makespan_s: Its simulated makespan.
-        bound_s: Seconds below which the simulated makespan of no placement of the coarse nodes is.
+        bound_s: Seconds below which the simulated makespan of no placement of the coarse nodes is,
+            in the order of the Dag.
         is_optimal: Makespan and bound are the same but for rounding.
         num_coarse_nodes: Number of coarse nodes.
     """

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 
@@ -28,6 +29,10 @@ _NO_NAME = re.compile(r"\d+GB|GCD")
 """Words of a row that drivers do not write, or not so: the memory tells these rows apart."""
 
 
+_Faults: TypeAlias = Mapping[tuple[torch.device, torch.device], Link | None]
+"""What `known_faults` returns."""
+
+
 def topology_of(options: CompileOptions) -> Topology:
     """Returns the slots of `options` as the placers see them.
 
@@ -36,6 +41,10 @@ def topology_of(options: CompileOptions) -> Topology:
     calibration counts for links whose direct copies are damaged. A memory limit is the caller's;
     without one, "auto" goes by the memory that the device has.
     """
+    return _topology(options, known_faults())
+
+
+def _topology(options: CompileOptions, faults: _Faults) -> Topology:
     limits = options.memory_bytes or (None,) * len(options.devices)
     if options.plan is not None:
         found = options.plan.topology
@@ -54,7 +63,7 @@ def topology_of(options: CompileOptions) -> Topology:
         slots=tuple(
             replace(slot, device=str(device), memory_bytes=limit) for slot, device, limit in slots
         ),
-        links=_with_faulty_links(found.links, options.devices),
+        links=_with_faulty_links(found.links, options.devices, faults),
     )
 
 
@@ -64,16 +73,16 @@ def with_known_faults(options: CompileOptions) -> CompileOptions:
     Those are what kept calibrations say and, where a plan is followed, what its topology says. A
     warning names those that the slots are concerned by.
     """
-    pairs = faults_in(topology_of(options))
-    pairs |= {pair for pair, link in known_faults().items() if link is not None}
+    faults = known_faults()
+    pairs = faults_in(_topology(options, faults))
+    pairs |= {pair for pair, link in faults.items() if link is not None}
     warn_of_faults(pair for pair in pairs if {*pair} <= {*options.devices})
     return replace(options, via_host=frozenset(pairs)) if pairs else options
 
 
 def _with_faulty_links(
-    links: Mapping[tuple[int, int], Link | None], devices: Sequence[torch.device]
+    links: Mapping[tuple[int, int], Link | None], devices: Sequence[torch.device], faults: _Faults
 ) -> Mapping[tuple[int, int], Link | None]:
-    faults = known_faults()
     slots = list(enumerate(devices))
     found = {
         (i, j): faults[source, end]

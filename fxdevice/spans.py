@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from fxdevice.indexed import TASK, indexed
 from fxdevice.placement import PlacementProblem
 
-__all__ = ["Span", "covered_share", "find_spans"]
+__all__ = ["Span", "covered_share", "find_spans", "longest_path_s"]
 
 _CHUNK = 4096
 """Operations whose needs are followed at once, as bits: memory grows with its square."""
@@ -59,17 +59,20 @@ def find_spans(problem: PlacementProblem, max_tasks: int) -> tuple[Span, ...]:
 
 def covered_share(problem: PlacementProblem, spans: Sequence[Span]) -> float:
     """Returns the share of the work of a graph, from 0 to 1, that is in spans."""
-    graph, seconds_of = indexed(problem.dag), problem.costs.seconds_of
-    least_s = [min(seconds_of[name]) for name in graph.names]
-    tasks = [position for position, role in enumerate(graph.role) if role == TASK]
-    all_s = math.fsum(least_s[task] for task in tasks)
-    return (
-        math.fsum(least_s[task] for span in spans for task in span.tasks) / all_s if all_s else 1.0
-    )
+    return problem.derived(_Finder).covered_share(spans)
+
+
+def longest_path_s(problem: PlacementProblem) -> float:
+    """Returns the most seconds of operations that wait for each other, each on its fastest slot."""
+    return problem.derived(_Finder).longest_s
 
 
 class _Finder:
-    """The longest path, and what is between any two operations of it."""
+    """The longest path, and what is between any two operations of it.
+
+    Attributes:
+        longest_s: Seconds of that path.
+    """
 
     def __init__(self, problem: PlacementProblem) -> None:
         graph = indexed(problem.dag)
@@ -80,7 +83,14 @@ class _Finder:
         ]
         seconds_of = problem.costs.seconds_of
         self._least_s = [min(seconds_of[graph.names[position]]) for position in self._position]
-        self._path = self._longest_path()
+        self.longest_s, self._path = self._longest_path()
+
+    def covered_share(self, spans: Sequence[Span]) -> float:
+        """Returns the share of all work that is in spans."""
+        least_s = dict(zip(self._position, self._least_s, strict=True))
+        all_s = math.fsum(self._least_s)
+        covered_s = math.fsum(least_s[task] for span in spans for task in span.tasks)
+        return covered_s / all_s if all_s else 1.0
 
     def spans(self, max_tasks: int) -> tuple[Span, ...]:
         """Returns the spans of the whole graph, chunk by chunk."""
@@ -97,7 +107,7 @@ class _Finder:
             cut = path[-1] if path else cut
         return tuple(found)
 
-    def _longest_path(self) -> list[int]:
+    def _longest_path(self) -> tuple[float, list[int]]:
         until = list(self._least_s)
         before: list[int | None] = [None] * len(until)
         for task, needs in enumerate(self._needs):
@@ -109,7 +119,7 @@ class _Finder:
         while last is not None:
             path.append(last)
             last = before[last]
-        return path[::-1]
+        return max(until, default=0.0), path[::-1]
 
 
 class _Chunk:

@@ -5,7 +5,8 @@ ends as early as possible within the memory limits:
 
     1. Coarsen the graph (`coarsen`).
     2. Search from coarse to fine with list scheduling and local search (`branch_search`).
-    3. Simulate the best few placements node by node, in the order of the program and as dispatched
+    3. Search span by span, where the graph is a chain of spans (`span_search`).
+    4. Simulate the best few placements node by node, in the order of the program and as dispatched
        (`dispatch`), with everything on one slot among them, and take the fastest that fits.
 
 When nearly all operations wait for each other, and everything fits on one slot, there is nothing to
@@ -24,7 +25,6 @@ from functools import cached_property
 
 from fxdevice.collector import without_collection
 from fxdevice.errors import PlacementError
-from fxdevice.indexed import TASK, indexed
 from fxdevice.placement import Placement, PlacementProblem, ordered_problem
 from fxdevice.placers.branch_search import Candidate, levels, search
 from fxdevice.placers.coarse_graph import CoarseGraph
@@ -38,6 +38,7 @@ from fxdevice.placers.reasons import reasons
 from fxdevice.placers.span_search import place_in_spans
 from fxdevice.placers.units import UnitGraph, unit_graph
 from fxdevice.simulate import schedule_of
+from fxdevice.spans import longest_path_s
 
 __all__ = ["place_branch"]
 
@@ -134,7 +135,7 @@ class _Judge:
             return False
         fastest_s = min(_seconds(self._graph, slot) for slot in range(self._graph.num_slots))
         least_s = fastest_s * (1 - _LITTLE)
-        if _longest_path_s(self._problem) >= least_s:
+        if longest_path_s(self._problem) >= least_s:
             return True
         # Operations that are joined wait for each other, so that paths become longer.
         return max(CoarseTime(self._levels[0]).tail_s, default=0.0) >= least_s
@@ -215,17 +216,6 @@ class _Judge:
 def _search_small(problem: PlacementProblem) -> tuple[float, Mapping[str, int]] | None:
     found = _Judge(unit_graph(problem)).best()
     return None if found is None else (found.makespan_s, found.slot_of)
-
-
-def _longest_path_s(problem: PlacementProblem) -> float:
-    """Returns the seconds of operations that wait for each other, at least."""
-    graph, seconds_of = indexed(problem.dag), problem.costs.seconds_of
-    finish_s = [0.0] * len(graph.names)
-    for index, needs in enumerate(graph.needs):
-        if graph.role[index] == TASK:
-            before_s = max([finish_s[need] for need in needs], default=0.0)
-            finish_s[index] = before_s + min(seconds_of[graph.names[index]])
-    return max(finish_s, default=0.0)
 
 
 def _seconds(graph: UnitGraph, slot: int) -> float:

@@ -90,6 +90,8 @@ class _Ways:
     def __init__(self, problem: PlacementProblem, spans: Sequence[Span], search: Search) -> None:
         self.spans = spans
         self._problem = problem
+        self._names = indexed(problem.dag).names
+        self._seconds_of = problem.costs.seconds_of
         self._search = search
         self._keys = [span_key(problem, span) for span in spans]
         self._known: dict[tuple[SpanKey, int], tuple[_Way, ...]] = {}
@@ -124,7 +126,7 @@ class _Ways:
 
     def _heaviest(self) -> tuple[frozenset[SpanKey], float]:
         """Returns the kinds that there is time for, and the share of work that is then placed."""
-        names, seconds_of = indexed(self._problem.dag).names, self._problem.costs.seconds_of
+        names, seconds_of = self._names, self._seconds_of
         least_s: dict[SpanKey, float] = {}
         cost: dict[SpanKey, int] = {}
         for span, key in zip(self.spans, self._keys, strict=True):
@@ -151,7 +153,7 @@ class _Ways:
         return (None, entry) if len(span.tasks) <= _FEW_TASKS else (None,)
 
     def _find(self, index: int, entry: int) -> tuple[_Way, ...]:
-        span, names = self.spans[index], indexed(self._problem.dag).names
+        span, names = self.spans[index], self._names
         found = [self._alone(span, entry)]
         if self._keys[index] in self._searched:
             for leave in self._leaves(span, entry):
@@ -162,11 +164,10 @@ class _Ways:
         return tuple(sorted(set(found), key=lambda way: (way.seconds, way.slots)))
 
     def _alone(self, span: Span, slot: int) -> _Way:
-        names, pins = indexed(self._problem.dag).names, self._problem.pins
+        names, pins = self._names, self._problem.pins
         slots = tuple([pins.get(names[task], slot) for task in span.tasks])
-        seconds_of = self._problem.costs.seconds_of
         seconds = math.fsum(
-            seconds_of[names[task]][on] for task, on in zip(span.tasks, slots, strict=True)
+            self._seconds_of[names[task]][on] for task, on in zip(span.tasks, slots, strict=True)
         )
         return _Way(seconds, slots)
 
@@ -233,6 +234,7 @@ class _Whole:
         self._problem = problem
         self._spans = spans
         dag, names = problem.dag, indexed(problem.dag).names
+        self._names = names
         # The first task of a span that each leader goes with: itself, or its first reader.
         self._with: dict[str, str] = {}
         for span in spans:
@@ -257,7 +259,7 @@ class _Whole:
 
     def kept(self, index: int, way: _Way) -> dict[int, int]:
         """Returns the bytes that a span keeps on the slots of a way."""
-        names = indexed(self._problem.dag).names
+        names = self._names
         found: dict[int, int] = Counter()
         for task, slot in zip(self._spans[index].tasks, way.slots, strict=True):
             found[slot] += self._kept[names[task]]
@@ -273,7 +275,7 @@ class _Whole:
 
     def slot_of(self, chain: Sequence[_Way]) -> dict[str, int]:
         """Returns the slot of every STATE and COMPUTE node."""
-        dag, names, pins = self._problem.dag, indexed(self._problem.dag).names, self._problem.pins
+        dag, names, pins = self._problem.dag, self._names, self._problem.pins
         of_task = {
             names[task]: slot
             for span, way in zip(self._spans, chain, strict=True)
