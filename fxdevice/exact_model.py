@@ -46,12 +46,15 @@ class Solution:
     Attributes:
         found: Slots of every coarse node, for each placement that was found, best last.
         bound_s: Seconds below which no placement of the coarse nodes can be.
-        is_infeasible: True when no placement satisfies pins, links and memory limits.
+        makespan_s: The smallest makespan in the model that was found; infinite when none was.
+        is_infeasible: True when no placement satisfies pins, links and memory limits, or keeps to
+            `Question.longest_s`.
         seconds: Time that the solver took.
     """
 
     found: tuple[tuple[int, ...], ...]
     bound_s: float
+    makespan_s: float
     is_infeasible: bool
     seconds: float
 
@@ -67,8 +70,9 @@ def solve(question: Question, max_seconds: float) -> Solution:
     collector = _Collector(model.x)
     status = solver.solve(model.model, collector)
     bound_s = max(0.0, solver.best_objective_bound) * model.quantum_s
+    makespan_s = solver.objective_value * model.quantum_s if collector.found else math.inf
     is_infeasible = status == cp_model.INFEASIBLE
-    return Solution(tuple(collector.found), bound_s, is_infeasible, solver.wall_time)
+    return Solution(tuple(collector.found), bound_s, makespan_s, is_infeasible, solver.wall_time)
 
 
 class _Collector(cp_model.CpSolverSolutionCallback):

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fxdevice.errors import FxDeviceError
+from fxdevice.exact_joins import Joined
 from fxdevice.exact_steps import Question
 
 if TYPE_CHECKING:
+    from fxdevice.exact_groups import GroupSolution
     from fxdevice.exact_model import Solution
 
-__all__ = ["MissingSolverError", "Solve", "load_solver"]
+__all__ = ["MissingSolverError", "Solve", "SolveGroups", "load_group_solver", "load_solver"]
 
 Solve = Callable[[Question, float], "Solution"]
 """Solves a question in at most about so many seconds."""
+
+SolveGroups = Callable[[Joined, Sequence[int], float, float, float], "GroupSolution"]
+"""`exact_groups.solve_groups`."""
 
 
 class MissingSolverError(FxDeviceError, ImportError):
@@ -30,8 +35,25 @@ def load_solver() -> Solve:
     try:
         from fxdevice.exact_model import solve
     except ModuleNotFoundError as error:
-        raise MissingSolverError(
-            f"exact placement needs OR-tools, and {error.name!r} was not found; "
-            "run: pip install 'fxdevice[exact]'"
-        ) from error
+        raise _missing(error) from error
     return solve
+
+
+def load_group_solver() -> SolveGroups:
+    """Returns `exact_groups.solve_groups`.
+
+    Raises:
+        MissingSolverError: OR-tools is not installed.
+    """
+    try:
+        from fxdevice.exact_groups import solve_groups
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    return solve_groups
+
+
+def _missing(error: ModuleNotFoundError) -> MissingSolverError:
+    return MissingSolverError(
+        f"exact placement needs OR-tools, and {error.name!r} was not found; "
+        "run: pip install 'fxdevice[exact]'"
+    )

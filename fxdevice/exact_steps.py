@@ -96,7 +96,7 @@ class Question:
         problem: Slots, links, memory limits.
         graph: The steps.
         allowed: Slots that every coarse node can have.
-        longest_s: A makespan that some placement does not exceed.
+        longest_s: What takes longer is of no interest.
         least_s: A makespan that none can be below.
         hint: Slots to begin the search with; None to begin anywhere.
         is_in_order: Whether the steps of a queue run in the order of the Dag; otherwise they are

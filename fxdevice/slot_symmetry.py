@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 
 from fxdevice.placement import PlacementProblem
+from fxdevice.topology import Topology
 
-__all__ = ["equal_slots", "in_order_of_use"]
+__all__ = ["equal_slots", "has_own_lanes", "in_order_of_use", "islands_of_two"]
+
+_NEAR_BYTES = 10**6
+"""Size of a transfer that tells what is near; any number only makes other islands."""
 
 
 def equal_slots(
@@ -45,6 +50,25 @@ def in_order_of_use(slots: Sequence[int], groups: Sequence[Sequence[int]]) -> tu
         unused = [slot for slot in group if slot not in used]
         renamed |= dict(zip([*used, *unused], group, strict=True))
     return tuple(renamed.get(slot, slot) for slot in slots)
+
+
+def has_own_lanes(topology: Topology) -> bool:
+    """Returns whether every slot has a device and a queue of its own."""
+    slots = topology.slots
+    return len({s.device for s in slots}) == len({s.queue_name for s in slots}) == len(slots)
+
+
+def islands_of_two(topology: Topology) -> tuple[int, ...]:
+    """Returns the island of every slot; all the same unless near slots come in pairs."""
+    slots = range(len(topology.slots))
+    between_s = {pair: topology.transfer_s(_NEAR_BYTES, *pair) for pair in permutations(slots, 2)}
+    least_s = min(between_s.values(), default=0.0)
+    near = [
+        [slot] + [other for other in slots if between_s.get((slot, other)) == least_s]
+        for slot in slots
+    ]
+    are_pairs = all(len(found) == 2 and near[found[1]][1:] == [found[0]] for found in near)
+    return tuple(min(found) for found in near) if are_pairs else (0,) * len(near)
 
 
 def _are_equal(
