@@ -6,7 +6,9 @@ ends as early as possible within the memory limits:
     1. Coarsen the graph (`coarsen`).
     2. Search from coarse to fine with list scheduling and local search (`branch_search`).
     3. Search span by span, where the graph is a chain of spans (`span_search`).
-    4. Simulate the best few placements node by node, in the order of the program and as dispatched
+    4. Let stages of a training step take turns on the slots (`alternating`).
+    5. Begin with what is found on half of the slots, in the same way (`fewer_slots`).
+    6. Simulate the best few placements node by node, in the order of the program and as dispatched
        (`dispatch`), with everything on one slot among them, and take the fastest that fits.
 
 When nearly all operations wait for each other, and everything fits on one slot, there is nothing to
@@ -19,17 +21,22 @@ placement turns out not to fit, what it lacks is set aside and the search is mad
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from fxdevice.collector import without_collection
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem, ordered_problem
+from fxdevice.placers.alternating import alternating_stages
 from fxdevice.placers.branch_search import Candidate, levels, search
-from fxdevice.placers.coarse_graph import CoarseGraph
+from fxdevice.placers.coarse_graph import CoarseGraph, units_as_nodes
+from fxdevice.placers.coarse_order import dispatched_s
 from fxdevice.placers.coarse_time import CoarseTime
 from fxdevice.placers.dispatch import program_order
+from fxdevice.placers.fewer_slots import on_slots, well_connected_half
 from fxdevice.placers.list_schedule import Room, list_schedules
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.pipeline import place_pipeline
@@ -50,6 +57,9 @@ _MAX_ATTEMPTS = 4
 
 _LISTED_WORK = 25_000
 """Steps times pairs of slots of a graph whose units are list-scheduled one by one."""
+
+_NUM_ALTERNATING = 2
+"""Placements in alternating stages that are simulated."""
 
 _MAX_JUDGED = 24
 _JUDGED_NODES = 15_000
@@ -73,7 +83,7 @@ def place_branch(problem: PlacementProblem) -> Placement:
         graph = unit_graph(problem)
         if not graph.units:
             return Placement({}, {})
-        found = _Judge(graph).best()
+        found = _best(graph)
         if found is None:
             # It takes more care of memory, or says what is missing.
             return place_pipeline(problem)
@@ -94,9 +104,12 @@ class _Judged:
 class _Judge:
     """Searches, and compares what was found node by node."""
 
-    def __init__(self, graph: UnitGraph) -> None:
+    def __init__(
+        self, graph: UnitGraph, begun: Iterable[Sequence[int]] = (), *, is_part: bool = False
+    ) -> None:
         self._graph = graph
         self._problem = graph.problem
+        self._begun, self._is_part = begun, is_part
         self._limits = memory_limits(graph.problem)
         self._known: dict[tuple[int, ...], _Judged] = {}
         self._excess: dict[tuple[int, ...], tuple[int, ...]] = {}
@@ -111,6 +124,9 @@ class _Judge:
             self._judge_single()
             if self._known:
                 return next(iter(self._known.values()))
+        begun = list(self._begun)
+        for slots in begun:
+            self._judge(list(slots))
         finest = self._levels[0]
         resident = self._problem.resident_bytes or (0,) * self._graph.num_slots
         reserved = list(resident)
@@ -119,7 +135,7 @@ class _Judge:
                 math.inf if limit is None else float(limit - kept)
                 for limit, kept in zip(self._limits, reserved, strict=True)
             )
-            candidates = search(self._levels, room)
+            candidates = search(self._levels, room, begun, is_part=self._is_part)
             excess = self._judge_first(candidates)
             if not any(excess):
                 break
@@ -137,6 +153,8 @@ class _Judge:
         least_s = fastest_s * (1 - _LITTLE)
         if longest_path_s(self._problem) >= least_s:
             return True
+        if any(node.is_backward for node in self._problem.dag):
+            return False  # The gradients of weights are joined with what others wait for.
         # Operations that are joined wait for each other, so that paths become longer.
         return max(CoarseTime(self._levels[0]).tail_s, default=0.0) >= least_s
 
@@ -213,8 +231,39 @@ class _Judge:
         return _Judged(makespan_s, slots, slot_of, order)
 
 
+def _best(graph: UnitGraph) -> _Judged | None:
+    return _Judge(graph, chain(_on_fewer_slots(graph.problem), _alternating(graph))).best()
+
+
+def _on_fewer_slots(problem: PlacementProblem) -> Iterator[list[int]]:
+    """Yields the slots of all units in the best placement on half of the slots."""
+    half = well_connected_half(problem)
+    if len(half) > 1 and set(problem.pins.values()) <= set(half):
+        graph = unit_graph(on_slots(problem, half))
+        kept_bytes = sum(unit.fixed_bytes for unit in graph.units)
+        if kept_bytes > sum(math.inf if m is None else m for m in memory_limits(graph.problem)):
+            return
+        found = _best(graph)
+        if found is not None:
+            yield [half[slot] for slot in found.slots]
+            return
+        with suppress(PlacementError):
+            slot_of = place_pipeline(graph.problem).slot_of
+            yield [half[slot_of[unit.name]] for unit in graph.units]
+
+
+def _alternating(graph: UnitGraph) -> Iterator[list[int]]:
+    """Yields the slots of all units in stages that take turns, for the best numbers of stages."""
+    if not any(node.is_backward for node in graph.problem.dag):
+        return
+    # A coarser graph has the gradients of a layer's input and weights in one step.
+    units = graph.derived(units_as_nodes)
+    timed = [(dispatched_s(units, slots), slots) for slots in alternating_stages(graph)]
+    yield from [slots for _, slots in sorted(timed)[:_NUM_ALTERNATING]]
+
+
 def _search_small(problem: PlacementProblem) -> tuple[float, Mapping[str, int]] | None:
-    found = _Judge(unit_graph(problem)).best()
+    found = _Judge(unit_graph(problem), is_part=True).best()
     return None if found is None else (found.makespan_s, found.slot_of)
 
 

@@ -22,6 +22,7 @@ from fxdevice.placers.branch_seeds import seeds
 from fxdevice.placers.coarse_graph import CoarseGraph, units_as_nodes
 from fxdevice.placers.coarse_order import dispatched_s, in_rank_order
 from fxdevice.placers.coarsen import coarser
+from fxdevice.placers.earliest_start import earliest_starts
 from fxdevice.placers.list_schedule import Room, list_schedules
 from fxdevice.placers.local_search import LocalSearch
 from fxdevice.placers.units import UnitGraph
@@ -35,8 +36,9 @@ Source: two hundred nodes take about 0.2 ms to time, so that a thousand moves ca
 schedule of ten thousand takes a tenth of a second.
 """
 
-_NUM_IMPROVED = 6
-"""Placements of a level that are improved."""
+_NUM_IMPROVED = 8
+_NUM_IMPROVED_IN_PART = 6
+"""Placements of a level that are improved, of a whole graph and of one of many parts."""
 
 _MAX_TRIED = 2_500
 """Placements of the coarsest level up to which all of them are tried."""
@@ -51,6 +53,9 @@ _NUM_RANKED = 4
 
 _DISPATCHED_STEPS = 40_000
 """Steps of the finest level that are dispatched in all: one takes about five microseconds."""
+
+_MAX_DISPATCHED = 48
+"""Most placements that are dispatched."""
 
 _MAX_LISTED = 1_000
 """Nodes up to which a level that is not the finest is scheduled step by step too."""
@@ -76,41 +81,58 @@ class Candidate:
 
 def levels(graph: UnitGraph) -> tuple[CoarseGraph, ...]:
     """Returns coarse graphs of some sizes, from fine to coarse."""
-    found = [coarser(units_as_nodes(graph), _LEVEL_SIZES[0])]
+    found = [coarser(graph.derived(units_as_nodes), _LEVEL_SIZES[0])]
     for max_nodes in _LEVEL_SIZES[1:]:
         if len(found[-1].nodes) > max_nodes:
             found.append(coarser(found[-1], max_nodes))
     return tuple(found)
 
 
-def search(graphs: Sequence[CoarseGraph], room: Room) -> list[Candidate]:
+def search(
+    graphs: Sequence[CoarseGraph],
+    room: Room,
+    begun: Sequence[Sequence[int]] = (),
+    *,
+    is_part: bool = False,
+) -> list[Candidate]:
     """Finds placements with a short makespan.
 
     Args:
         graphs: Coarse graphs from fine to coarse; see `levels`.
         room: Bytes that the nodes may keep on every slot. Placements respect it where possible.
+        begun: Slots of all units in placements that are known; each level begins with them too.
+        is_part: The graph is one of several parts of a larger one: less work is done.
 
     Returns:
         Placements of the finest level, the best first.
     """
     num_steps = len(graphs[0].steps)
+    num_slots = graphs[0].num_slots
     work = (_WORK + _WORK_PER_STEP * num_steps) // len(graphs)
+    if is_part:
+        # With more slots the whole begins with what was found so on half of them.
+        work = 2 * work // max(2, num_slots)
+    num_improved = (_NUM_IMPROVED_IN_PART if is_part else _NUM_IMPROVED) + len(begun)
     found: list[list[int]] = []
     for index in reversed(range(len(graphs))):
         coarse = graphs[index]
         if index + 1 < len(graphs):
             above = _index_in(graphs[index + 1], coarse)
             found = [[slots[node] for node in above] for slots in found]
+        found += [coarse.node_slots(slots) for slots in begun]
         level = _Level(coarse, room)
         is_listed = not index or len(coarse.nodes) <= _MAX_LISTED
-        candidates = level.candidates(found, index == len(graphs) - 1, is_listed, work)
-        num_kept = len(candidates) if not index else _NUM_IMPROVED
+        is_coarsest = index == len(graphs) - 1
+        candidates = level.candidates(found, is_coarsest, is_listed, work, num_improved)
+        num_kept = len(candidates) if not index else num_improved
         found = [list(candidate.slots) for candidate in candidates[:num_kept]]
-    if graphs[0].num_slots == 1:
+    if num_slots == 1:
         return candidates
-    ranked = _Level(in_rank_order(graphs[-1]), room).candidates([], True, True, work // 2)
-    begun = [list(candidate.slots) for candidate in ranked[:_NUM_RANKED]]
-    return level.dispatched([*_on_finest(graphs, begun), *found])
+    ranked = _Level(in_rank_order(graphs[-1]), room).candidates(
+        [], True, True, work // 2, num_improved
+    )
+    by_rank = [list(candidate.slots) for candidate in ranked[:_NUM_RANKED]]
+    return level.dispatched([*_on_finest(graphs, by_rank), *found])
 
 
 def _on_finest(graphs: Sequence[CoarseGraph], placements: list[list[int]]) -> list[list[int]]:
@@ -136,25 +158,41 @@ class _Level:
         self._known_s: dict[tuple[int, ...], float] = {}
 
     def candidates(
-        self, known: Sequence[list[int]], is_coarsest: bool, is_listed: bool, work: int
+        self,
+        known: Sequence[list[int]],
+        is_coarsest: bool,
+        is_listed: bool,
+        work: int,
+        num_improved: int,
     ) -> list[Candidate]:
-        """Returns placements of this level, the best first."""
+        """Returns placements of this level, the best first.
+
+        Args:
+            known: What was found on a coarser level, and what the search was given.
+            is_coarsest: There is no coarser level.
+            is_listed: There is time for list schedules.
+            work: Steps that the local search may look at.
+            num_improved: How many of the best are improved, unless the level is large.
+        """
         coarse = self._coarse
         num_free = sum(node.pin is None for node in coarse.nodes)
         if is_coarsest and _fewer_than(coarse.num_slots, num_free, _MAX_TRIED):
             return self._timed(self._all())
         is_large = len(coarse.nodes) > _LARGE
-        num_improved = _NUM_IMPROVED_IF_LARGE if is_large else _NUM_IMPROVED
+        if is_large:
+            num_improved = _NUM_IMPROVED_IF_LARGE
         begun: list[Sequence[int]] = list(known)
         if is_coarsest:
             begun.extend(seeds(coarse, self._room))
         if coarse.num_slots > 1 and is_listed:
             num_listed = _NUM_LISTED_IF_LARGE if is_large else None
             begun.extend(itertools.islice(list_schedules(coarse, self._room), num_listed))
+            num_earliest = 1 if is_large else None
+            begun.extend(itertools.islice(earliest_starts(coarse, self._room), num_earliest))
         timed = self._timed(begun)
         improved = []
         for candidate in timed[:num_improved]:
-            slots, makespan_s = self._search.improve(candidate.slots, work // _NUM_IMPROVED)
+            slots, makespan_s = self._search.improve(candidate.slots, work // num_improved)
             self._known_s[tuple(slots)] = makespan_s
             improved.append(slots)
         return self._timed([*improved, *(candidate.slots for candidate in timed)])
@@ -165,6 +203,7 @@ class _Level:
         Only the first of them are dispatched, as many as there is time for.
         """
         most = max(1, _DISPATCHED_STEPS // max(1, len(self._coarse.steps)))
+        most = min(most, _MAX_DISPATCHED)
         for slots in placements[:most]:
             key = tuple(_repaired(self._coarse, slots, self._room))
             if len(set(key)) > 1 and math.isfinite(self._makespan_s(key)):

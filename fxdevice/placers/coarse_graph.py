@@ -133,6 +133,13 @@ class CoarseGraph:
         """Returns the slot of every unit, given that of every coarse node."""
         return [slots[node] for node in self.node_of]
 
+    def node_slots(self, slots: Sequence[int]) -> list[int]:
+        """Returns the slot of every coarse node, given that of every unit: of its longest one."""
+        units = self.graph.units
+        return [
+            slots[max(node.units, key=lambda unit: sum(units[unit].seconds))] for node in self.nodes
+        ]
+
 
 def units_as_nodes(graph: UnitGraph) -> CoarseGraph:
     """Returns the finest coarse graph: a node for every unit, a step for every operation.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from fxdevice.placers.coarse_graph import CoarseValue
+from fxdevice.placers.coarse_graph import CoarseGraph, CoarseValue
+from fxdevice.placers.units import UnitGraph
 from fxdevice.topology import Topology
 
-__all__ = ["SlotPairs"]
+__all__ = ["SlotPairs", "slot_pairs"]
 
 
 class SlotPairs:
@@ -64,6 +65,15 @@ class SlotPairs:
         """Returns the seconds over the average link."""
         latency_s = value.num_transfers * self._mean_latency_s
         return latency_s + value.num_bytes * self._mean_s_per_byte
+
+
+def slot_pairs(coarse: CoarseGraph) -> SlotPairs:
+    """Returns what lies between the slots of a graph; made once for all its coarse graphs."""
+    return coarse.graph.derived(_pairs_of)
+
+
+def _pairs_of(graph: UnitGraph) -> SlotPairs:
+    return SlotPairs(graph.problem.topology)
 
 
 def _numbered(names: Sequence[str]) -> list[int]:

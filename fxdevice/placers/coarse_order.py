@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fxdevice.placers.coarse_graph import NO_STEP, NO_VALUE, CoarseGraph, Need
-from fxdevice.placers.coarse_links import SlotPairs
+from fxdevice.placers.coarse_links import SlotPairs, slot_pairs
 from fxdevice.placers.dispatch import TimedTask, dispatch
 
 __all__ = ["dispatched_s", "in_rank_order", "upward_ranks"]
@@ -51,7 +51,7 @@ def in_rank_order(coarse: CoarseGraph) -> CoarseGraph:
     Args:
         coarse: Nodes, steps and values.
     """
-    ranks = upward_ranks(coarse, SlotPairs(coarse.graph.problem.topology))
+    ranks = upward_ranks(coarse, slot_pairs(coarse))
     steps = coarse.steps
     # A step has at least the rank of what needs it, and comes before that in the given order.
     order = sorted(range(len(steps)), key=lambda step: (steps[step].is_backward, -ranks[step]))
@@ -89,7 +89,7 @@ def dispatched_s(coarse: CoarseGraph, slots: Sequence[int]) -> float:
 
 
 def _tasks(coarse: CoarseGraph, slots: Sequence[int]) -> list[TimedTask]:
-    pairs = SlotPairs(coarse.graph.problem.topology)
+    pairs = slot_pairs(coarse)
     devices = pairs.devices
     tasks: list[TimedTask] = []
     task_of: list[int] = []
@@ -117,8 +117,9 @@ def _tasks(coarse: CoarseGraph, slots: Sequence[int]) -> list[TimedTask]:
         }
         task_of.append(len(tasks))
         # What starts no kernel keeps no queue.
-        lane = pairs.queues[slot] if any(step.seconds) else -1 - index
-        tasks.append(TimedTask(tuple(needs - {NO_STEP}), lane, step.seconds[slot], False))
+        lane = pairs.queues[slot] if any(step.seconds) else None
+        needed = tuple(needs - {NO_STEP})
+        tasks.append(TimedTask(needed, lane, step.seconds[slot], False, step.is_backward))
         for value_index in step.makes:
             send(value_index, (task_of[index],))
     return tasks

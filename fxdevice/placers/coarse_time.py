@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 from fxdevice.placers.coarse_graph import NO_STEP, NO_VALUE, CoarseGraph
-from fxdevice.placers.coarse_links import SlotPairs
+from fxdevice.placers.coarse_links import slot_pairs
 
 __all__ = ["CoarseTime"]
 
@@ -36,7 +36,7 @@ class CoarseTime:
         Args:
             coarse: Nodes, steps and values.
         """
-        self._pairs = SlotPairs(coarse.graph.problem.topology)
+        self._pairs = slot_pairs(coarse)
         self._values = coarse.values
         only_reader = [
             value.readers[0] if len(value.readers) == 1 else _SEVERAL for value in coarse.values

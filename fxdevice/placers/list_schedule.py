@@ -23,10 +23,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from fxdevice.placers.coarse_graph import NO_STEP, NO_VALUE, CoarseGraph, CoarseStep
-from fxdevice.placers.coarse_links import SlotPairs
+from fxdevice.placers.coarse_links import SlotPairs, slot_pairs
 from fxdevice.placers.coarse_order import upward_ranks
 
-__all__ = ["Room", "list_schedules"]
+__all__ = ["Room", "Scheduler", "list_schedules"]
 
 Room = tuple[float, ...]
 """Bytes that the nodes may keep on every slot; infinite where there is no limit."""
@@ -42,7 +42,7 @@ def list_schedules(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
 
     Complexity: O(slots^2 * (steps + needs)) for each.
     """
-    pairs = SlotPairs(coarse.graph.problem.topology)
+    pairs = slot_pairs(coarse)
     ranks = upward_ranks(coarse, pairs)
     orders = (
         list(range(len(coarse.steps))),
@@ -52,7 +52,7 @@ def list_schedules(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
     nothing = [(0.0,) * coarse.num_slots] * len(coarse.steps)
     for table in (nothing, _optimistic_costs(coarse, pairs)):
         for order in orders:
-            yield _Scheduler(coarse, pairs, room, table).run(order)
+            yield Scheduler(coarse, pairs, room, table).run(order)
 
 
 def _depth_first(coarse: CoarseGraph) -> list[int]:
@@ -98,8 +98,14 @@ def _optimistic_costs(coarse: CoarseGraph, pairs: SlotPairs) -> list[tuple[float
     return [tuple(row) for row in table]
 
 
-class _Scheduler:
-    """One pass over the steps."""
+class Scheduler:
+    """One pass over the steps.
+
+    Attributes:
+        free_s: When every queue is next idle.
+        finish_s: When every step that was started ends.
+        num_transfers: Transfers so far, each of which may make later ones wait.
+    """
 
     def __init__(
         self,
@@ -108,6 +114,14 @@ class _Scheduler:
         room: Room,
         table: Sequence[Sequence[float]],
     ) -> None:
+        """Begins with nothing but pins.
+
+        Args:
+            coarse: Nodes, steps and values.
+            pairs: What lies between its slots.
+            room: Bytes that the nodes may keep on every slot.
+            table: Seconds to add to the finish of every step on every slot.
+        """
         self._coarse = coarse
         self._pairs = pairs
         self._table = table
@@ -116,51 +130,74 @@ class _Scheduler:
         for node in coarse.nodes:
             if node.pin is not None:
                 self._room[node.pin] -= node.fixed_bytes
-        self._free = [0.0] * coarse.num_slots
-        self._finish = [0.0] * len(coarse.steps)
+        self.free_s = [0.0] * coarse.num_slots
+        self.finish_s = [0.0] * len(coarse.steps)
+        self.num_transfers = 0
         self._channels = [0.0] * pairs.num_channels
         self._arrived: list[dict[int, float]] = [{} for _ in coarse.values]
 
     def run(self, order: Sequence[int]) -> list[int]:
-        """Returns the slot of every node."""
-        queues, free = self._pairs.queues, self._free
+        """Starts all steps in an order; returns the slot of every node."""
         for index in order:
-            step = self._coarse.steps[index]
-            ready_s = self._ready_s(step)
-            slot = self._slots[step.node]
-            if slot is None:
-                slot = self._choose(index, step, ready_s)
-                self._place(step.node, slot)
-            start_s = ready_s[slot]
-            if any(step.seconds):
-                queue = queues[slot]
-                start_s = max(start_s, free[queue]) + step.seconds[slot]
-                free[queue] = start_s
-            self._finish[index] = start_s
-            for _, value in step.needs:
-                if value != NO_VALUE:
-                    self._bring(value, slot)
+            ready_s = self.ready_s(index)
+            self.start(index, self.best_slot(index, ready_s), ready_s)
+        return self.slots()
+
+    def slots(self) -> list[int]:
+        """Returns the slot of every node, when all steps were started."""
         # What has no step and no reader is left, such as state that nothing uses.
         for node, found in enumerate(self._slots):
             if found is None:
                 self._place(node, self._room.index(max(self._room)))
         return [0 if found is None else found for found in self._slots]
 
+    def start(self, index: int, slot: int, ready_s: Sequence[float]) -> None:
+        """Starts a step on a slot as early as that is possible.
+
+        Args:
+            index: The step; those that it needs were started.
+            slot: That of its node, where it has one.
+            ready_s: What `ready_s` says of it.
+        """
+        step = self._coarse.steps[index]
+        if self._slots[step.node] is None:
+            self._place(step.node, slot)
+        end_s = ready_s[slot]
+        if any(step.seconds):
+            queue = self._pairs.queues[slot]
+            end_s = max(end_s, self.free_s[queue]) + step.seconds[slot]
+            self.free_s[queue] = end_s
+        self.finish_s[index] = end_s
+        for _, value in step.needs:
+            if value != NO_VALUE:
+                self._bring(value, slot)
+
+    def usable_slots(self, index: int) -> Sequence[int]:
+        """Returns the slots that have room for a step; all of them when none has."""
+        step = self._coarse.steps[index]
+        slot = self._slots[step.node]
+        if slot is not None:
+            return (slot,)
+        num_bytes, _ = self._wanted(step)
+        every = range(len(self._room))
+        return [slot for slot in every if self._room[slot] >= num_bytes] or every
+
     def _place(self, node: int, slot: int) -> None:
         self._slots[node] = slot
         self._room[slot] -= self._coarse.nodes[node].fixed_bytes
 
-    def _ready_s(self, step: CoarseStep) -> list[float]:
+    def ready_s(self, index: int) -> list[float]:
         """Returns for every slot when everything that a step needs can be there."""
+        step = self._coarse.steps[index]
         ready_s = [0.0] * self._coarse.num_slots
-        for need, index in step.needs:
-            made_s = 0.0 if need == NO_STEP else self._finish[need]
-            home = None if index == NO_VALUE else self._slots[self._coarse.values[index].home]
+        for need, read in step.needs:
+            made_s = 0.0 if need == NO_STEP else self.finish_s[need]
+            home = None if read == NO_VALUE else self._slots[self._coarse.values[read].home]
             if home is None:
                 ready_s = [made_s if made_s > ready else ready for ready in ready_s]
                 continue
-            arrived = self._arrived[index]
-            times_s = self._pairs.times_s(self._coarse.values[index], home)
+            arrived = self._arrived[read]
+            times_s = self._pairs.times_s(self._coarse.values[read], home)
             channels = self._pairs.channels[home]
             for slot, transfer_s in enumerate(times_s):
                 arrives_s = made_s
@@ -183,13 +220,35 @@ class _Scheduler:
         elif home != slot and slot not in self._arrived[index]:
             transfer_s = self._pairs.transfer_s(value, home, slot)
             if transfer_s:
-                made_s = 0.0 if value.step == NO_STEP else self._finish[value.step]
+                made_s = 0.0 if value.step == NO_STEP else self.finish_s[value.step]
                 channel = self._pairs.channels[home][slot]
                 arrives_s = max(made_s, self._channels[channel]) + transfer_s
                 self._channels[channel] = self._arrived[index][slot] = arrives_s
+                self.num_transfers += 1
 
-    def _choose(self, index: int, step: CoarseStep, ready_s: Sequence[float]) -> int:
-        """Returns the slot with the best score; among equals where the largest input is."""
+    def best_slot(self, index: int, ready_s: Sequence[float]) -> int:
+        """Returns the slot of a step's node, or that where the step ends first by the table.
+
+        Among equals it is that of the largest input.
+        """
+        step = self._coarse.steps[index]
+        known = self._slots[step.node]
+        if known is not None:
+            return known
+        num_bytes, near = self._wanted(step)
+        best: tuple[float, bool, int] | None = None
+        table, seconds, queues = self._table[index], step.seconds, self._pairs.queues
+        for slot, room in enumerate(self._room):
+            if room >= num_bytes:
+                free_s = self.free_s[queues[slot]]
+                start_s = free_s if free_s > ready_s[slot] else ready_s[slot]
+                score = (start_s + seconds[slot] + table[slot], slot != near, slot)
+                if best is None or score < best:
+                    best = score
+        return self._room.index(max(self._room)) if best is None else best[2]
+
+    def _wanted(self, step: CoarseStep) -> tuple[int, int]:
+        """Returns the bytes that come with a step's node, and the slot of its largest input."""
         num_bytes = self._coarse.nodes[step.node].fixed_bytes
         near, most = NO_STEP, -1
         for _, read in step.needs:
@@ -200,13 +259,4 @@ class _Scheduler:
                     num_bytes += self._coarse.nodes[value.home].fixed_bytes
                 elif value.num_bytes > most:
                     near, most = home, value.num_bytes
-        best: tuple[float, bool, int] | None = None
-        table, seconds, queues = self._table[index], step.seconds, self._pairs.queues
-        for slot, room in enumerate(self._room):
-            if room >= num_bytes:
-                free_s = self._free[queues[slot]]
-                start_s = free_s if free_s > ready_s[slot] else ready_s[slot]
-                score = (start_s + seconds[slot] + table[slot], slot != near, slot)
-                if best is None or score < best:
-                    best = score
-        return self._room.index(max(self._room)) if best is None else best[2]
+        return num_bytes, near

@@ -70,6 +70,26 @@ def test_transfers_go_in_the_order_of_their_issue() -> None:
     assert dispatch(tasks) == [0.0, 0.0, 1.0, 5.0, 6.0]
 
 
+def test_what_keeps_no_lane_holds_up_nothing_behind_it() -> None:
+    tasks = [
+        TimedTask((), 0, 1.0, False),
+        TimedTask((0,), None, 0.0, False),  # a view
+        TimedTask((1,), 0, 5.0, False),  # urgent, and ready as soon as the view is
+        TimedTask((0,), 0, 1.0, False),
+    ]
+    assert dispatch(tasks) == [0.0, 1.0, 1.0, 6.0]
+
+
+def test_the_forward_pass_of_a_lane_comes_before_its_backward_pass() -> None:
+    tasks = [
+        TimedTask((), 1, 2.0, False),
+        TimedTask((0,), 0, 1.0, False),  # is waited for, though something late could run
+        TimedTask((), 0, 9.0, False, True),
+        TimedTask((), 1, 1.0, False, True),
+    ]
+    assert dispatch(tasks) == [0.0, 2.0, 3.0, 2.0]
+
+
 def three_branches() -> PlacementProblem:
     """Branches of 2, 4 and 2 seconds: only an order of its own ends after 4.
 
