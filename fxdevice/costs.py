@@ -16,8 +16,9 @@ multicore architectures", CACM 52(4), 2009.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 from types import MappingProxyType
 
 from fxdevice.dag import Dag, DagNode, NodeKind
@@ -60,7 +61,11 @@ def estimate_costs(dag: Dag, topology: Topology) -> CostTable:
     seconds_of: dict[str, tuple[float, ...]] = {}
     # Work repeats from layer to layer.
     known: dict[Hashable, tuple[float, ...]] = {}
-    for node in dag:
+    nothing, compute = (0.0,) * len(topology.slots), NodeKind.COMPUTE
+    for node in dag.nodes:
+        if node.kind is not compute:
+            seconds_of[node.name] = nothing
+            continue
         if node.time_factors:
             seconds_of[node.name] = tuple([node_seconds(node, slot) for slot in topology.slots])
             continue
@@ -73,12 +78,16 @@ def estimate_costs(dag: Dag, topology: Topology) -> CostTable:
     return CostTable(MappingProxyType(seconds_of))
 
 
-def _work(node: DagNode) -> Hashable:
-    """Returns all that `node_seconds` looks at, but for what was measured."""
-    if node.kind is not NodeKind.COMPUTE:
-        return None
-    work = (node.flops, node.traffic_bytes, node.dtype, node.work_kind)
-    return work, node.output_bytes, node.is_internal, node.num_launches
+_work: Callable[[DagNode], Hashable] = attrgetter(
+    "flops",
+    "traffic_bytes",
+    "dtype",
+    "work_kind",
+    "output_bytes",
+    "is_internal",
+    "num_launches",
+)
+"""All that `node_seconds` looks at in an operation, but for what was measured."""
 
 
 def node_seconds(node: DagNode, slot: Slot) -> float:

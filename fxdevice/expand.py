@@ -48,7 +48,7 @@ def expand(dag: Dag, placement: Placement, needed_whole: Iterable[str] = ()) -> 
     """
     placement = without_broken_orders(dag, placement)
     expander = _Expander(dag, placement)
-    for node in dag:
+    for node in dag.nodes:
         expander.add(node)
     whole_of = {name: expander.whole(name) for name in needed_whole}
     read = without_unread(expander.instances, whole_of.values())
@@ -56,12 +56,23 @@ def expand(dag: Dag, placement: Placement, needed_whole: Iterable[str] = ()) -> 
     return Expansion(dag, placement, instances, whole_of)
 
 
+# To look up a member of an enum takes a function call in Python 3.11.
+_COMPUTE, _WHOLE, _PIECE = NodeKind.COMPUTE, Role.WHOLE, Role.PIECE
+
+
 class _Expander:
+    """Makes the instances of one node after another.
+
+    Attributes:
+        instances: What was made so far.
+    """
+
     def __init__(self, dag: Dag, placement: Placement) -> None:
         self.instances: list[Instance] = []
-        self.whole_of: dict[str, str] = {}
+        self._whole_of: dict[str, str] = {}
         self._dag = dag
-        self._placement = placement
+        self._slot_of = placement.slot_of
+        self._layout_of = placement.layout_of
         self._pieces: dict[str, Pieces] = {}
         self._slices: dict[tuple[str, int, tuple[int, ...], int], str] = {}
         self._num_sliced = 0
@@ -69,19 +80,21 @@ class _Expander:
         self._whole_on: dict[tuple[str, int], str] = {}
         self._parts_of: dict[str, tuple[str, ...]] = {}
         self._added_of: dict[str, tuple[str, ...]] = {}
+        # Slot of every instance.
         self._slot: dict[str, int | None] = {}
 
     def add(self, node: DagNode) -> None:
-        layout = self._placement.layout_of.get(node.name)
+        """Makes the instances of a node, whose inputs are there."""
+        name, layout = node.name, self._layout_of.get(node.name)
         if node.element is not None and node.inputs[0] in self._pieces:
             self._add_elements(node)
         elif node.element is not None and self._has_copies(node.inputs[0]):
-            self._add_copies(node, self._placement.layout_of[node.inputs[0]])
-        elif layout is None or node.kind is not NodeKind.COMPUTE:
-            slot = None if node.kind is NodeKind.INPUT else self._placement.slot_of[node.name]
-            inputs = tuple(self._whole_for(name, slot) for name in node.inputs)
-            self._emit(Instance(node.name, Role.WHOLE, node.name, slot, inputs))
-            self.whole_of[node.name] = node.name
+            self._add_copies(node, self._layout_of[node.inputs[0]])
+        elif layout is None or node.kind is not _COMPUTE:
+            slot = None if node.kind is NodeKind.INPUT else self._slot_of[name]
+            inputs = tuple([self._whole_for(read, slot) for read in node.inputs])
+            self._emit(Instance(name, _WHOLE, name, slot, inputs))
+            self._whole_of[name] = name
         elif layout.copies:
             self._add_copies(node, layout)
         else:
@@ -89,15 +102,15 @@ class _Expander:
 
     def whole(self, name: str) -> str:
         """Returns the instance that is the whole value of a node, made when first asked for."""
-        if name not in self.whole_of:
-            slot = self._placement.slot_of[name]
+        if name not in self._whole_of:
+            slot = self._slot_of[name]
             made = f"{name}_{self._pieces[name].role.value}"
-            self.whole_of[name] = self._made_whole(made, name, slot)
-        return self.whole_of[name]
+            self._whole_of[name] = self._made_whole(made, name, slot)
+        return self._whole_of[name]
 
     def _whole_for(self, name: str, slot: int | None) -> str:
         """Returns the whole value that an instance on `slot` reads."""
-        if slot is None or self._placement.slot_of.get(name) == slot:
+        if slot is None or self._slot_of.get(name) == slot:
             return self.whole(name)
         if name in self._pieces and self._pieces[name].gathers:
             return self._gathered(name, slot)
@@ -179,19 +192,19 @@ class _Expander:
         return self._parts_of[name]
 
     def _has_copies(self, name: str) -> bool:
-        layout = self._placement.layout_of.get(name)
+        layout = self._layout_of.get(name)
         return layout is not None and layout.copies
 
     def _add_copies(self, node: DagNode, layout: Layout) -> None:
         for index, slot in enumerate(layout.slots):
-            inputs = tuple(self._whole_for(name, slot) for name in node.inputs)
+            inputs = tuple([self._whole_for(name, slot) for name in node.inputs])
             name = f"{node.name}_copy{index}"
             self._whole_on[node.name, slot] = self._emit(
                 Instance(name, Role.COPY, node.name, slot, inputs, index)
             )
-        home = self._placement.slot_of[node.name]
+        home = self._slot_of[node.name]
         slot = home if home in layout.slots else layout.slots[0]
-        self.whole_of[node.name] = self._whole_on[node.name, slot]
+        self._whole_of[node.name] = self._whole_on[node.name, slot]
 
     def _add_pieces(self, node: DagNode, layout: Layout) -> None:
         assert node.dims is not None
@@ -202,9 +215,7 @@ class _Expander:
             inputs = made[index] if made else self._input_pieces(node, layout, index)
             name = f"{node.name}_piece{index}"
             names.append(
-                self._emit(
-                    Instance(name, Role.PIECE, node.name, slot, inputs, index, shares, label)
-                )
+                self._emit(Instance(name, _PIECE, node.name, slot, inputs, index, shares, label))
             )
         self._pieces[node.name] = pieces_of(node, 0, layout, tuple(names))
 
@@ -214,7 +225,7 @@ class _Expander:
         found: list[tuple[str, ...]] = []
         for name in node.inputs:
             known, dims = self._pieces.get(name), node.dims.inputs.get(name, ())
-            if known is None and layout.label not in dims and self.whole_of.get(name) == name:
+            if known is None and layout.label not in dims and self._whole_of.get(name) == name:
                 found.append((name,) * len(layout.slots))
             elif (
                 known is not None
@@ -238,15 +249,13 @@ class _Expander:
         assert node.element is not None
         whole = self._pieces[node.inputs[0]]
         maker = self._dag[node.inputs[0]]
-        layout = self._placement.layout_of[maker.name]
+        layout = self._layout_of[maker.name]
         names = []
         for index, piece in enumerate(whole.names):
             name = f"{node.name}_piece{index}"
             slot = self._slot[piece]
             found = (piece,)
-            made = Instance(
-                name, Role.PIECE, node.name, slot, found, index, whole.shares, layout.label
-            )
+            made = Instance(name, _PIECE, node.name, slot, found, index, whole.shares, layout.label)
             names.append(self._emit(made))
         self._pieces[node.name] = pieces_of(maker, node.element, layout, tuple(names))
 

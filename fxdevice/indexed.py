@@ -6,7 +6,7 @@ third of the time of mappings by name, and what does not depend on the placement
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxdevice.dag import Dag, DagNode, NodeKind
@@ -21,6 +21,7 @@ __all__ = [
     "indexed",
     "is_generator",
     "is_task",
+    "merged",
 ]
 
 VIEW = 0
@@ -33,6 +34,9 @@ STATE = 3
 """Role of a parameter or buffer."""
 INPUT = 4
 """Role of another input of the graph."""
+
+_COMPUTE = NodeKind.COMPUTE
+# To look up a member of an enum takes a function call in Python 3.11.
 
 
 def is_task(node: DagNode) -> bool:
@@ -91,55 +95,66 @@ def indexed(dag: Dag) -> Indexed:
 
 
 def _indexed(dag: Dag) -> Indexed:
-    nodes = dag.nodes
     index_of: dict[str, int] = {}
     inputs: list[tuple[int, ...]] = []
     role: list[int] = []
     num_bytes: list[int] = []
-    is_read, is_saved, is_result, is_backward = ([False] * len(nodes) for _ in range(4))
+    behind: list[tuple[int, ...]] = []
+    needs: list[tuple[int, ...]] = []
+    views: list[int] = []
+    is_read = [False] * len(dag)
     elements: set[int] = set()
+    saved: set[int] = set()
+    results: set[int] = set()
+    backward: set[int] = set()
     gradient_of: dict[int, str] = {}
     internal: dict[int, list[int]] = {}
+    position = index_of.__getitem__
     # One look at each node: in a large graph it takes longest to fetch them from memory.
-    for index, node in enumerate(nodes):
+    for index, node in enumerate(dag.nodes):
         index_of[node.name] = index
-        read = tuple([index_of[name] for name in node.inputs])
+        read = tuple(map(position, node.inputs))
         inputs.append(read)
-        role.append(_role(node))
-        num_bytes.append(node.output_bytes)
-        is_saved[index] = node.saved_bytes > 0
-        is_result[index] = node.is_output
-        is_backward[index] = node.is_backward
         for source in read:
             is_read[source] = True
-            if node.is_backward:
-                is_saved[source] = False
+        own = _role(node)
+        role.append(own)
+        num_bytes.append(node.output_bytes)
+        found = [behind[source] for source in read if behind[source]]
+        needed = found[0] if len(found) == 1 else merged(found)
+        needs.append(needed)
+        behind.append((index,) if own == TASK else () if own == GENERATOR else needed)
+        if own == VIEW and read:
+            views.append(index)
+        if node.is_backward:
+            backward.add(index)
+            saved.difference_update(read)
+        if node.saved_bytes:
+            saved.add(index)
+        if node.is_output:
+            results.add(index)
         if node.element is not None:
             elements.add(index)
         if node.gradient_of is not None:
             gradient_of[index] = node.gradient_of
         if node.is_internal:
             internal[index] = []
-    base, root, allocated = _roots(inputs, role, num_bytes)
+    base, root, allocated = _roots(views, inputs, num_bytes)
     gradients = {
         index: index_of[name]
         for index, name in gradient_of.items()
         if role[index_of[name]] == STATE
     }
-    is_kept = [False] * len(nodes)
-    for index, own_root in enumerate(root):
-        is_needed = is_saved[index] or is_result[index]
-        if not is_read[index] and not is_backward[index]:
-            is_needed = True
-        if is_needed and index not in gradients:
-            is_kept[own_root] = True
+    unread = {index for index, was_read in enumerate(is_read) if not was_read}
+    is_kept = [False] * len(dag)
+    for index in (saved | results | (unread - backward)) - gradients.keys():
+        is_kept[root[index]] = True
     if internal:
         for index, read in enumerate(inputs):
             if role[index] in (TASK, GENERATOR):
                 for source in read:
                     if root[source] in internal:
                         internal[root[source]].append(index)
-    behind, needs = _makers(inputs, role)
     return Indexed(
         names=list(index_of),
         inputs=inputs,
@@ -147,7 +162,7 @@ def _indexed(dag: Dag) -> Indexed:
         num_bytes=num_bytes,
         base=base,
         root=root,
-        storage=_storages(elements, inputs, num_bytes, base),
+        storage=_storages(views, elements, inputs, num_bytes, base),
         allocated_bytes=allocated,
         behind=behind,
         needs=needs,
@@ -158,29 +173,39 @@ def _indexed(dag: Dag) -> Indexed:
     )
 
 
+def merged(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    """Returns the members of all groups, each once, in ascending order.
+
+    Args:
+        groups: Each in ascending order.
+    """
+    found = [group for group in groups if group]
+    if len(found) < 2:
+        return found[0] if found else ()
+    return tuple(sorted(set().union(*found)))
+
+
 def _role(node: DagNode) -> int:
-    if node.kind is NodeKind.STATE:
-        return STATE
-    if node.kind is NodeKind.INPUT:
-        return INPUT
+    if node.kind is not _COMPUTE:
+        return STATE if node.kind is NodeKind.STATE else INPUT
     if not node.has_work:
         return VIEW
     return GENERATOR if node.is_recomputable and node.output_bytes else TASK
 
 
 def _roots(
-    inputs: Sequence[tuple[int, ...]], role: Sequence[int], num_bytes: Sequence[int]
+    views: Sequence[int], inputs: Sequence[tuple[int, ...]], num_bytes: Sequence[int]
 ) -> tuple[list[int], list[int], list[int]]:
-    base, root = [-1] * len(role), list(range(len(role)))
+    base, root = [-1] * len(inputs), list(range(len(inputs)))
     allocated = list(num_bytes)
-    has_bytes = [size > 0 for size in num_bytes]
-    for index, read in enumerate(inputs):
-        if role[index] != VIEW or not read:
-            continue
+    # Views of bytes, such as a shape, that have none themselves.
+    of_bytes: set[int] = set()
+    for index in views:
+        read = inputs[index]
         found = next((source for source in read if num_bytes[source]), read[0])
         base[index], root[index] = found, root[found]
-        if has_bytes[found]:
-            has_bytes[index] = True
+        if num_bytes[found] or found in of_bytes:
+            of_bytes.add(index)
         else:
             # An element of a tuple, which has no bytes of its own.
             allocated[root[index]] += num_bytes[index]
@@ -188,33 +213,17 @@ def _roots(
 
 
 def _storages(
+    views: Sequence[int],
     elements: Collection[int],
     inputs: Sequence[tuple[int, ...]],
     num_bytes: Sequence[int],
     base: Sequence[int],
 ) -> list[int]:
     found = list(range(len(base)))
-    for index, before in enumerate(base):
-        if before < 0 or not num_bytes[index]:
+    for index in views:
+        if not num_bytes[index]:
             continue
-        if index in elements:
-            before = base[inputs[index][0]]
+        before = base[inputs[index][0]] if index in elements else base[index]
         if before >= 0 and num_bytes[before]:
             found[index] = found[before]
     return found
-
-
-def _makers(
-    inputs: Sequence[tuple[int, ...]], role: Sequence[int]
-) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
-    behind: list[tuple[int, ...]] = []
-    needs: list[tuple[int, ...]] = []
-    for index, (own, read) in enumerate(zip(role, inputs, strict=True)):
-        found = [behind[source] for source in read if behind[source]]
-        if len(found) < 2:
-            needed = found[0] if found else ()
-        else:
-            needed = tuple(sorted({maker for makers in found for maker in makers}))
-        needs.append(needed)
-        behind.append((index,) if own == TASK else () if own == GENERATOR else needed)
-    return behind, needs

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from fxdevice.dag import Dag, DagNode
-from fxdevice.dims import Dims, Layout
+from fxdevice.dims import Layout
 from fxdevice.placement import Placement
 
 __all__ = [
@@ -142,7 +142,7 @@ class Pieces(NamedTuple):
 
     def is_cut(self, dim: int, shares: tuple[int, ...]) -> bool:
         """Returns whether these are pieces along `dim` in these shares."""
-        if self.role is not Role.CONCAT or self.dim != dim:
+        if self.dim != dim or self.role is not Role.CONCAT:
             return False
         return self.shares == shares or lowest_terms(self.shares) == lowest_terms(shares)
 
@@ -164,23 +164,28 @@ def can_divide(node: DagNode, label: int, dag: Dag, shares: tuple[int, ...]) -> 
     It can when every tensor that it makes has the label or is the sum or mean of its pieces, and
     every dimension with the label can be cut in whole numbers, or whole units if it has units.
     """
-    if node.dims is None:
+    dims = node.dims
+    if dims is None:
         return False
-    for index, dims in enumerate(node.dims.outputs):
-        means = node.dims.means[index] if node.dims.means else frozenset()
-        if label not in dims and label not in node.dims.sums[index] and label not in means:
+    for index, labels in enumerate(dims.outputs):
+        if label in labels or label in dims.sums[index]:
+            continue
+        if not dims.means or label not in dims.means[index]:
             return False
-    sizes = [
-        size
-        for name, dims in node.dims.inputs.items()
-        for size in _sizes_with(label, dims, dag[name].shape)
-    ]
-    if node.shape is not None and len(node.dims.outputs) == 1:
-        sizes += _sizes_with(label, node.dims.outputs[0], node.shape)
+    by_name = dag.by_name
+    cut = [(ls, by_name[name].shape) for name, ls in dims.inputs.items() if label in ls]
+    if len(dims.outputs) == 1 and label in dims.outputs[0]:
+        cut.append((dims.outputs[0], node.shape))
     # What reads pieces of sums only has no dimension to cut.
-    has_pieces = bool(sizes) or bool(node.dims.partial)
-    unit = node.dims.units.get(label, 1)
-    return has_pieces and all(_is_cut_evenly(size, shares, unit) for size in sizes)
+    has_pieces, unit = bool(dims.partial), dims.units.get(label, 1)
+    for labels, shape in cut:
+        if shape is None:
+            continue
+        has_pieces = True
+        for found, size in zip(labels, shape, strict=True):
+            if found == label and not _is_cut_evenly(size, shares, unit):
+                return False
+    return has_pieces
 
 
 def without_broken_orders(dag: Dag, placement: Placement) -> Placement:
@@ -237,15 +242,12 @@ def undivided_bytes(node: DagNode, label: int, dag: Dag) -> int:
     """
     if node.dims is None:
         return 0
-    dims = node.dims.inputs
-    found = sum(dag[name].output_bytes for name in node.inputs if label not in dims.get(name, ()))
+    dims, by_name = node.dims.inputs, dag.by_name
+    found = 0
+    for name in node.inputs:
+        if label not in dims.get(name, ()):
+            found += by_name[name].output_bytes
     return found if found <= node.traffic_bytes else 0
-
-
-def _sizes_with(label: int, dims: Dims, shape: tuple[int, ...] | None) -> list[int]:
-    if shape is None:
-        return []
-    return [size for found, size in zip(dims, shape, strict=True) if found == label]
 
 
 def _is_cut_evenly(size: int, shares: tuple[int, ...], unit: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.dims import Layout
@@ -58,26 +59,32 @@ def in_rounds(
     # With fewer pieces than slots, the first piece comes round after it was on every slot.
     lap_rounds = max(1 + max(turn.values()), num_slots)
     last_lap = max(layout.lap for layout in layout_of.values())
-    slot_of = {instance.name: instance.slot for instance in instances}
-    made = {one.name for one in instances if dag[one.origin].kind is NodeKind.COMPUTE}
+    by_name = dag.by_name
+    # Slot of what is made there; state and inputs reach every slot before the first round.
+    home_of: dict[str, int | None] = {}
     rounds: dict[str, int] = {}
     for instance in instances:
-        is_late, reached = instance.name in late, 0
+        name, slot = instance.name, instance.slot
+        is_late, reached = name in late, 0
         layout = layout_of.get(instance.origin)
-        if layout is not None and instance.name in turn:
+        if layout is not None and name in turn:
             lap = last_lap - layout.lap if is_late else layout.lap
-            reached = lap * lap_rounds + turn[instance.name]
-        for name in instance.inputs:
+            reached = lap * lap_rounds + turn[name]
+        for read in instance.inputs:
             # What forward has made exists when backward begins.
-            if (name in late) is is_late:
-                crosses = name in made and slot_of[name] not in (None, instance.slot)
-                reached = max(reached, rounds[name] + crosses)
-        rounds[instance.name] = reached
+            if (read in late) is is_late:
+                home = home_of[read]
+                arrives = rounds[read] + (home is not None and home != slot)
+                if arrives > reached:
+                    reached = arrives
+        rounds[name] = reached
+        home_of[name] = slot if by_name[instance.origin].kind is NodeKind.COMPUTE else None
     first_late = 1 + max((r for name, r in rounds.items() if name not in late), default=-1)
     for name in late:
         rounds[name] += first_late
+    # The rounds of the backward pass are the later ones.
     found = [instance.in_round(rounds[instance.name]) for instance in instances]
-    return tuple(sorted(found, key=lambda one: (one.name in late, one.round)))
+    return tuple(sorted(found, key=attrgetter("round")))
 
 
 def late_instances(instances: Sequence[Instance], dag: Dag) -> frozenset[str]:
@@ -107,9 +114,10 @@ def _turns(instances: Sequence[Instance]) -> dict[str, int]:
     """Returns for every piece how many earlier pieces of its node are on its slot."""
     seen: dict[tuple[str, int | None], int] = {}
     turns: dict[str, int] = {}
+    piece = Role.PIECE
     for instance in instances:
-        if instance.role is Role.PIECE:
+        if instance.role is piece:
             key = (instance.origin, instance.slot)
-            turns[instance.name] = seen.get(key, 0)
-            seen[key] = turns[instance.name] + 1
+            turns[instance.name] = turn = seen.get(key, 0)
+            seen[key] = turn + 1
     return turns

@@ -7,6 +7,9 @@
 - A result is allocated when its task starts and freed when the last task that needs it finishes. A
   transfer needs its source until it has finished.
 
+Where every channel is sent its transfers in an order that is known beforehand, which is most often,
+one look at each task in that order gives all times. Else time goes from event to event.
+
 Source: event scheduling with a time-ordered event list, as in Law, "Simulation Modeling and
 Analysis", chapter 1.
 """
@@ -16,7 +19,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from fxdevice.errors import PlacementError
@@ -41,10 +44,12 @@ def simulate(workload: Workload, topology: Topology) -> Schedule:
     Complexity: O(n log n) in the number of tasks and of their needs.
     """
     tasks = workload.tasks
-    lane_of = tuple(_lane(task, topology) for task in tasks)
-    seconds = [_seconds(task, topology) for task in tasks]
-    events = _Events(tasks, lane_of, seconds)
-    events.run()
+    lane_of, seconds = _lanes(tasks, topology)
+    times = _in_known_order(tasks, lane_of, seconds)
+    if times is None:
+        events = _Events(tasks, lane_of, seconds)
+        events.run()
+        times = (events.start_s, events.finish_s)
     busy_s = [0.0] * len(topology.slots)
     channel_busy_s: dict[str, float] = {}
     for task, lane, task_s in zip(tasks, lane_of, seconds, strict=True):
@@ -54,11 +59,11 @@ def simulate(workload: Workload, topology: Topology) -> Schedule:
             channel_busy_s[lane] = channel_busy_s.get(lane, 0.0) + task_s
     return Schedule(
         workload,
-        tuple(events.start_s),
-        tuple(events.finish_s),
+        tuple(times[0]),
+        tuple(times[1]),
         tuple(busy_s),
         MappingProxyType(channel_busy_s),
-        lane_of,
+        tuple(lane_of),
     )
 
 
@@ -75,25 +80,75 @@ def schedule_of(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Schedu
     return simulate(build_workload(problem, slot_of), problem.topology)
 
 
-def _lane(task: Task, topology: Topology) -> str:
-    """Returns the name of the queue or channel that a task occupies."""
-    if task.source is None:
-        return topology.slots[task.slot].queue_name
-    return topology.channel_name(task.source, task.slot)
+def _lanes(tasks: Sequence[Task], topology: Topology) -> tuple[list[str], list[float]]:
+    """Returns for every task the name of the queue or channel that it occupies, and its seconds."""
+    queues = [slot.queue_name for slot in topology.slots]
+    channels: dict[tuple[int, int], str] = {}
+    lane_of: list[str] = []
+    seconds: list[float] = []
+    for task in tasks:
+        if task.source is None:
+            lane_of.append(queues[task.slot])
+            seconds.append(task.seconds)
+            continue
+        pair = (task.source, task.slot)
+        if pair not in channels:
+            channels[pair] = topology.channel_name(*pair)
+        lane_of.append(channels[pair])
+        seconds.append(_transfer_seconds(task, task.source, topology))
+    return lane_of, seconds
 
 
-def _seconds(task: Task, topology: Topology) -> float:
-    if task.source is None:
-        return task.seconds
-    seconds = topology.transfer_s(task.output_bytes, task.source, task.slot)
+def _transfer_seconds(task: Task, source: int, topology: Topology) -> float:
+    seconds = topology.transfer_s(task.output_bytes, source, task.slot)
     if math.isinf(seconds):
         raise PlacementError(
-            f"transfer {task.name!r} goes from slot {task.source} "
-            f"({topology.slots[task.source].device}) to slot {task.slot} "
+            f"transfer {task.name!r} goes from slot {source} "
+            f"({topology.slots[source].device}) to slot {task.slot} "
             f"({topology.slots[task.slot].device}), which are not connected; give the topology a "
             "link between them, or place the nodes that exchange values on connected slots"
         )
     return seconds
+
+
+def _in_known_order(
+    tasks: Sequence[Task], lane_of: Sequence[str], seconds: Sequence[float]
+) -> tuple[list[float], list[float]] | None:
+    """Returns start and finish of every task; None where a channel has another order.
+
+    The order is that of the program, but that each transfer comes right behind the last task that
+    it needs. What a slot sends over a channel of its own is issued in it.
+    """
+    start_s, finish_s = [0.0] * len(tasks), [0.0] * len(tasks)
+    free_s = dict.fromkeys(lane_of, 0.0)
+    issued: dict[str, tuple[float, int]] = {}
+    for index in _known_order(tasks):
+        task, lane = tasks[index], lane_of[index]
+        start = 0.0
+        for need in task.needs:
+            if finish_s[need] > start:
+                start = finish_s[need]
+        is_transfer = task.source is not None
+        if is_transfer:
+            if (start, index) < issued.get(lane, (0.0, -1)):
+                return None
+            issued[lane] = (start, index)
+        if free_s[lane] > start:
+            start = free_s[lane]
+        start_s[index] = start
+        finish_s[index] = free_s[lane] = finish = start + seconds[index]
+        if is_transfer and finish == start:
+            # It ends before others that are issued at this time are known.
+            return None
+    return start_s, finish_s
+
+
+def _known_order(tasks: Sequence[Task]) -> list[int]:
+    order = [
+        2 * index if task.source is None else 2 * max(task.needs, default=-1) + 1
+        for index, task in enumerate(tasks)
+    ]
+    return sorted(range(len(tasks)), key=order.__getitem__)
 
 
 class _Events:
@@ -104,7 +159,7 @@ class _Events:
     """
 
     def __init__(
-        self, tasks: tuple[Task, ...], lane_of: tuple[str, ...], seconds: list[float]
+        self, tasks: Sequence[Task], lane_of: Sequence[str], seconds: Sequence[float]
     ) -> None:
         self.start_s = [math.nan] * len(tasks)
         self.finish_s = [math.nan] * len(tasks)

@@ -30,7 +30,7 @@ from fxdevice.indexed import GENERATOR, INPUT, STATE, TASK, Indexed, indexed
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import device_of_slots
 
-__all__ = ["Moves", "Roots", "find_roots", "moves_of", "plan_moves"]
+__all__ = ["Moves", "Roots", "find_roots", "moves_of", "plan_moves", "slots_by_position"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +96,19 @@ def plan_moves(graph: Indexed, slot_at: Sequence[int], device_of: Sequence[int])
     Complexity: linear in the number of edges, times the number of devices that read a value.
     """
     plan = _MovePlan(graph, slot_at, device_of)
-    for index in range(len(graph.names) - 1, -1, -1):
-        plan.visit(index)
+    plan.visit()
     return plan.choose()
 
 
 def moves_of(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Moves:
     """Returns what moves when the nodes of a problem are placed as `slot_of` says."""
-    graph = indexed(problem.dag)
-    slot_at = [slot_of.get(name, -1) for name in graph.names]
-    return plan_moves(graph, slot_at, device_of_slots(problem.topology))
+    slot_at = problem.for_last(slots_by_position, slot_of)
+    return plan_moves(indexed(problem.dag), slot_at, device_of_slots(problem.topology))
+
+
+def slots_by_position(problem: PlacementProblem, slot_of: Mapping[str, int]) -> list[int]:
+    """Returns the slot of every node, -1 for those without one."""
+    return [slot_of.get(name, -1) for name in indexed(problem.dag).names]
 
 
 _EVERYWHERE = -1
@@ -142,26 +145,36 @@ class _MovePlan:
         self._views_bytes: dict[tuple[int, int], int] = {}
         self._moved: set[tuple[int, int]] = set()
 
-    def visit(self, index: int) -> None:
-        """Notes what a node reads, after all nodes that read it."""
+    def visit(self) -> None:
+        """Notes what every node reads, after all nodes that read it."""
+        graph, homes, slot_at = self._graph, self._home, self._slot_at
+        for index in range(len(slot_at) - 1, -1, -1):
+            if index in graph.gradients:
+                # The gradient of state is added up where the state is.
+                self._want((index,), slot_at[graph.gradients[index]])
+            role = graph.role[index]
+            if role == TASK:
+                here = self._home_of_root[index]
+                for read in graph.inputs[index]:
+                    # Most read what is on their device only.
+                    if homes[read] != here:
+                        self._want((read,), slot_at[index])
+            elif role == GENERATOR:
+                self._visit_generator(index)
+                continue
+            if index in self._wanted:
+                self._visit_wanted(index)
+
+    def _visit_generator(self, index: int) -> None:
         graph = self._graph
-        if index in graph.gradients:
-            # The gradient of state is added up where the state is.
-            self._want((index,), self._slot_at[graph.gradients[index]])
-        role = graph.role[index]
-        if role == TASK:
-            self._want(graph.inputs[index], self._slot_at[index])
-        elif role == GENERATOR:
-            if not graph.is_read[index]:
-                self._want((index,), self._slot_at[index])
-            for slot in self._wanted.get(index, {}).values():
-                self._want(graph.inputs[index], slot)
-            return
-        wanted = self._wanted.get(index)
-        if wanted is None:
-            return
-        base = graph.base[index]
-        for device, slot in wanted.items():
+        if not graph.is_read[index]:
+            self._want((index,), self._slot_at[index])
+        for slot in self._wanted.get(index, {}).values():
+            self._want(graph.inputs[index], slot)
+
+    def _visit_wanted(self, index: int) -> None:
+        base = self._graph.base[index]
+        for device, slot in self._wanted[index].items():
             cost = self._cost(index, device)
             if base >= 0:
                 self._wanted.setdefault(base, {})[device] = slot

@@ -14,16 +14,15 @@ for free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from fxdevice.dag import NodeKind
 from fxdevice.errors import PlacementError
-from fxdevice.indexed import GENERATOR, TASK, VIEW, Indexed, indexed
+from fxdevice.indexed import GENERATOR, INPUT, TASK, VIEW, Indexed, indexed, merged
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import device_of_slots
-from fxdevice.views import moves_of
+from fxdevice.views import moves_of, slots_by_position
 
 __all__ = ["Task", "Workload", "build_workload", "lasting_bytes"]
 
@@ -71,12 +70,12 @@ class Workload:
 
     def __post_init__(self) -> None:
         for index, task in enumerate(self.tasks):
-            if task.needs and (min(task.needs) < 0 or max(task.needs) >= index):
-                need = next(need for need in task.needs if not 0 <= need < index)
-                raise ValueError(
-                    f"task {index} ({task.name!r}) needs task {need}; expected earlier tasks, "
-                    f"0 to {index - 1}: put it behind what it needs"
-                )
+            for need in task.needs:
+                if not 0 <= need < index:
+                    raise ValueError(
+                        f"task {index} ({task.name!r}) needs task {need}; expected earlier tasks, "
+                        f"0 to {index - 1}: put it behind what it needs"
+                    )
 
 
 def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Workload:
@@ -92,10 +91,8 @@ def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Wor
 
     Complexity: linear in the number of edges.
     """
-    builder = _Builder(problem, slot_of)
-    for index in range(len(problem.dag)):
-        builder.add(index)
-    return Workload(tuple(builder.tasks), lasting_bytes(problem, slot_of))
+    tasks = _Builder(problem, slot_of).built()
+    return Workload(tuple(tasks), lasting_bytes(problem, slot_of))
 
 
 def lasting_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[int, ...]:
@@ -106,110 +103,98 @@ def lasting_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tupl
     return tuple(found)
 
 
-def _slots(problem: PlacementProblem, slot_of: Mapping[str, int]) -> list[int]:
+def _slots(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Sequence[int]:
     """Returns the slot of every node, -1 for graph inputs.
 
     Raises:
         PlacementError: A node has no slot, or one that does not exist.
     """
-    found = [slot_of.get(node.name, -1) for node in problem.dag]
+    graph, found = indexed(problem.dag), problem.for_last(slots_by_position, slot_of)
     num_slots = len(problem.topology.slots)
-    for node, slot in zip(problem.dag, found, strict=True):
-        if not 0 <= slot < num_slots and node.kind is not NodeKind.INPUT:
+    for name, role, slot in zip(graph.names, graph.role, found, strict=True):
+        if not 0 <= slot < num_slots and role != INPUT:
             raise PlacementError(
-                f"expected a slot from 0 to {num_slots - 1} for node {node.name!r}, found "
-                f"{slot_of.get(node.name)}; place every STATE and COMPUTE node of the graph"
+                f"expected a slot from 0 to {num_slots - 1} for node {name!r}, found "
+                f"{slot_of.get(name)}; place every STATE and COMPUTE node of the graph"
             )
     return found
 
 
 class _Builder:
-    """Adds the tasks of one node after another."""
+    """Makes the tasks of one node after another."""
 
     def __init__(self, problem: PlacementProblem, slot_of: Mapping[str, int]) -> None:
-        self.tasks: list[Task] = []
+        self._tasks: list[Task] = []
         self._graph = graph = indexed(problem.dag)
         self._slot_at = slot_at = _slots(problem, slot_of)
         self._seconds_of = problem.costs.seconds_of
         self._device_of = device_of_slots(problem.topology)
-        self._moves = problem.for_last(moves_of, slot_of)
+        self._moves = moves = problem.for_last(moves_of, slot_of)
         self._without_bytes = _without_bytes(graph, slot_at)
         # Position of the task of every operation on its home.
         self._task_of = [-1] * len(slot_at)
         # Tasks that make a value on another device.
         self._away: dict[tuple[int, int], tuple[int, ...]] = {}
-        moves = self._moves
         self._is_away = {*moves.transfers, *moves.versions, *moves.rebuilt}
 
-    def add(self, index: int) -> None:
-        """Adds the operations and the transfers of a node."""
-        role = self._graph.role[index]
-        if role == GENERATOR:
-            for device, slot in self._moves.versions.get(index, ()):
-                self._away[index, device] = (self._add_operation(index, slot),)
-            return
-        if role == TASK:
-            self._task_of[index] = self._add_operation(index, self._slot_at[index])
-        if index in self._is_away:
-            if role == VIEW:
-                self._add_rebuilt(index)
-            self._add_transfers(index)
+    def built(self) -> list[Task]:
+        """Returns the operations and the transfers of all nodes."""
+        for index, role in enumerate(self._graph.role):
+            if role == GENERATOR:
+                for device, slot in self._moves.versions.get(index, ()):
+                    self._away[index, device] = (self._add_operation(index, slot),)
+                continue
+            if role == TASK:
+                self._task_of[index] = self._add_operation(index, self._slot_at[index])
+            if index in self._is_away:
+                if role == VIEW:
+                    self._add_rebuilt(index)
+                self._add_transfers(index)
+        return self._tasks
 
     def _add_operation(self, index: int, slot: int) -> int:
-        graph, name = self._graph, self._graph.names[index]
-        if self._is_away.isdisjoint(graph.inputs[index]):
-            needs = tuple([self._task_of[maker] for maker in graph.needs[index]])
+        graph = self._graph
+        name, reads = graph.names[index], graph.inputs[index]
+        if self._is_away.isdisjoint(reads):
+            needs = self._at_home(graph.needs[index])
         else:
             device = self._device_of[slot]
-            needs = _union([self._made(read, device) for read in graph.inputs[index]])
+            needs = merged([self._made(read, device) for read in reads])
+        num_bytes = 0 if index in self._without_bytes else graph.allocated_bytes[index]
+        label = name if slot == self._slot_at[index] else f"{name}_on{slot}"
+        seconds = self._seconds_of[name][slot]
         return self._append(
-            Task(
-                name if slot == self._slot_at[index] else f"{name}_on{slot}",
-                slot,
-                needs,
-                self._seconds_of[name][slot],
-                0 if index in self._without_bytes else graph.allocated_bytes[index],
-                keeps_output=graph.is_kept[index],
-            )
+            Task(label, slot, needs, seconds, num_bytes, None, 0, graph.is_kept[index])
         )
 
     def _add_rebuilt(self, index: int) -> None:
-        base = self._graph.base[index]
+        graph, base = self._graph, self._graph.base[index]
         for device in self._moves.rebuilt.get(index, ()):
-            others = [self._at_home(read) for read in self._graph.inputs[index] if read != base]
-            self._away[index, device] = _union([self._made(base, device), *others])
+            others = [self._at_home(graph.behind[r]) for r in graph.inputs[index] if r != base]
+            self._away[index, device] = merged([self._made(base, device), *others])
 
     def _add_transfers(self, index: int) -> None:
         graph = self._graph
         for device, slot in self._moves.transfers.get(index, ()):
-            moved = Task(
-                f"{graph.names[index]}_to{slot}",
-                slot,
-                self._at_home(index),
-                output_bytes=graph.num_bytes[index],
-                source=self._slot_at[graph.root[index]],
-            )
+            label, source = f"{graph.names[index]}_to{slot}", self._slot_at[graph.root[index]]
+            needs = self._at_home(graph.behind[index])
+            moved = Task(label, slot, needs, 0.0, graph.num_bytes[index], source)
             self._away[index, device] = (self._append(moved),)
 
     def _made(self, index: int, device: int) -> tuple[int, ...]:
         """Returns the tasks that make a value on a device."""
         away = self._away.get((index, device))
-        return self._at_home(index) if away is None else away
+        return self._at_home(self._graph.behind[index]) if away is None else away
 
-    def _at_home(self, index: int) -> tuple[int, ...]:
-        return tuple([self._task_of[maker] for maker in self._graph.behind[index]])
+    def _at_home(self, makers: Sequence[int]) -> tuple[int, ...]:
+        """Returns the tasks of operations on their homes."""
+        if len(makers) == 1:
+            return (self._task_of[makers[0]],)
+        return tuple([self._task_of[maker] for maker in makers])
 
     def _append(self, task: Task) -> int:
-        self.tasks.append(task)
-        return len(self.tasks) - 1
-
-
-def _union(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
-    """Returns the members of all groups, each once, in the order of the tasks."""
-    found = [group for group in groups if group]
-    if len(found) < 2:
-        return found[0] if found else ()
-    return tuple(sorted({member for group in found for member in group}))
+        self._tasks.append(task)
+        return len(self._tasks) - 1
 
 
 def _without_bytes(graph: Indexed, slot_at: Sequence[int]) -> frozenset[int]:

@@ -75,3 +75,11 @@ def test_an_analysis_runs_once_for_each_graph() -> None:
     assert [dag.derived(count), dag.derived(count)] == [1, 1]
     assert Dag(dag.nodes).derived(count) == 1
     assert ran == [1, 1]
+
+
+def test_a_dag_of_nodes_that_are_in_order_is_that_of_any_nodes() -> None:
+    nodes = (DagNode("a", NodeKind.COMPUTE), DagNode("b", NodeKind.COMPUTE, ("a",)))
+    found = Dag.in_order(nodes)
+    assert found == Dag(nodes)
+    assert found.users == Dag(nodes).users
+    assert found["b"] is nodes[1]

@@ -34,6 +34,9 @@ MIN_DIVIDED = 0.5
 _MAX_CANDIDATES = 3
 """Candidates that are carried through the graph. The batch is nearly always the first."""
 
+_MANY = 32
+"""Pieces of the first division. Its labels are nearly always those of a division into 2, 4, ..."""
+
 _ALL = 1 - 1e-9
 """Share of the work that counts as all of it: no other candidate can reach further."""
 
@@ -101,7 +104,9 @@ def find_batches(problem: PlacementProblem, counts: Sequence[int]) -> Mapping[in
     """
     best: dict[int, BatchDivision] = {}
     for batch in _candidates(problem.dag):
-        known: list[BatchDivision] = []
+        known = problem.derived(_known_divisions).setdefault(batch, [])
+        if not known and not any(_MANY % count for count in counts):
+            known.append(divide_batch(problem, batch, even_shares(batch.size, _MANY)))
         for count in sorted(counts, reverse=True):
             shares = even_shares(batch.size, count)
             division = _same_labels(known, shares)
@@ -115,6 +120,11 @@ def find_batches(problem: PlacementProblem, counts: Sequence[int]) -> Mapping[in
     return best
 
 
+def _known_divisions(problem: PlacementProblem) -> dict[Batch, list[BatchDivision]]:
+    """Returns where the divisions of a problem are kept that were carried through its graph."""
+    return {}
+
+
 def _same_labels(known: Iterable[BatchDivision], shares: tuple[int, ...]) -> BatchDivision | None:
     """Returns the division in these shares, where another one shows that its labels are the same.
 
@@ -122,6 +132,8 @@ def _same_labels(known: Iterable[BatchDivision], shares: tuple[int, ...]) -> Bat
     """
     num_parts = sum(lowest_terms(shares))
     for division in known:
+        if division.shares == shares:
+            return division
         if not division.depends_on_sizes and not sum(lowest_terms(division.shares)) % num_parts:
             return replace(division, shares=shares)
     return None
@@ -176,14 +188,15 @@ def _divide_but(
     label_of: dict[str, Label] = {}
     barriers: list[str] = []
     depends_on_sizes = False
-    for node in dag:
-        if node.kind is not NodeKind.COMPUTE:
+    compute = NodeKind.COMPUTE
+    for node in dag.nodes:
+        if node.kind is not compute:
             if _is_argument(node) and _has_batch(node, batch):
                 cut_at[node.name] = batch.dim
         elif node.element is not None and node.inputs[0] in label_of:
             maker = dag[node.inputs[0]]
             _note(cut_at, node.name, maker, node.element, label_of[maker.name])
-        elif any(name in cut_at for name in node.inputs) or _order(node) in label_of:
+        elif not cut_at.keys().isdisjoint(node.inputs) or _order(node) in label_of:
             labels = _labels(node, dag, cut_at)
             if _order(node):
                 labels = _labels_in_order(node, labels, label_of, kept_whole)
@@ -232,8 +245,8 @@ def _labels(node: DagNode, dag: Dag, cut_at: Mapping[str, int]) -> list[Label]:
         return []
     weight: dict[Label, int] = {}
     for name in node.inputs:
-        dims = node.dims.inputs.get(name, ())
-        label = dims[cut_at[name]] if name in cut_at and dims else None
+        dims = node.dims.inputs.get(name, ()) if name in cut_at else ()
+        label = dims[cut_at[name]] if dims else None
         if label is not None:
             weight[label] = weight.get(label, 0) + dag[name].output_bytes
     return sorted(weight, key=lambda label: (-weight[label], label))

@@ -17,13 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fxdevice.dag import DagNode, NodeKind
+from fxdevice.derived import Derives
 from fxdevice.placers.units import Unit, UnitGraph
 
 __all__ = ["Chain", "build_chain", "derived_from_state"]
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+@dataclass(frozen=True)
+class Chain(Derives):
     """Elements, and where every unit belongs.
 
     Attributes:
@@ -65,7 +66,18 @@ def build_chain(
     Returns:
         The chain. Fixed units are no elements.
     """
-    guides = dict(bound or {})
+    if not bound and all(slot is None for slot in fixed):
+        # Plans with different numbers of stages divide one chain.
+        return graph.derived(_free_chain)
+    return _build_chain(graph, fixed, bound or {})
+
+
+def _free_chain(graph: UnitGraph) -> Chain:
+    return _build_chain(graph, (None,) * len(graph.units), {})
+
+
+def _build_chain(graph: UnitGraph, fixed: Sequence[int | None], bound: Mapping[int, int]) -> Chain:
+    guides = dict(bound)
     derived = derived_from_state(graph)
     free = [index for index, slot in enumerate(fixed) if slot is None and index not in guides]
     elements = [u for u in free if graph.units[u].has_forward and u not in derived]

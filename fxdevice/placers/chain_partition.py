@@ -30,6 +30,7 @@ import math
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 __all__ = ["StageCost", "StagePrices", "cheapest_cuts", "min_bottleneck_cuts", "reachable_cuts"]
 
@@ -214,14 +215,12 @@ def cheapest_cuts(
     for stage, stops in enumerate(candidates[1:]):
         found: dict[int, tuple[int, float, tuple[int, ...]]] = {}
         for start, (price, bottleneck, cuts) in best.items():
-            costs = {
-                stop: seconds
-                for stop in stops
-                if start <= latest[stop] and (seconds := cost(stage, start, stop)) <= max_cost
-            }
-            usable = list(costs)
+            # Neither the last start of a stage nor its cost falls with its end.
+            first = bisect_left(stops, start, key=latest.__getitem__)
+            bounded = bisect_right(stops, max_cost, first, key=partial(cost, stage, start))
+            usable = stops[first:bounded]
             for stop, added in zip(usable, prices(stage, start, usable), strict=True):
-                largest = max(bottleneck, costs[stop])
+                largest = max(bottleneck, cost(stage, start, stop))
                 known = found.get(stop)
                 # Among equals the later start wins, so that early stages rather than late ones
                 # get what no other stage needs.

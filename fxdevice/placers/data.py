@@ -77,11 +77,10 @@ def weighted_shares(size: int, speeds: Sequence[float]) -> tuple[int, ...]:
 
 def _speeds(problem: PlacementProblem) -> list[float]:
     """Returns how many times a second every slot could run the whole graph."""
-    slots = range(len(problem.topology.slots))
-    total_s = [0.0 for _ in slots]
+    total_s = [0.0 for _ in problem.topology.slots]
     for node in problem.dag:
-        for slot in slots:
-            total_s[slot] += problem.costs.seconds(node.name, slot)
+        for slot, seconds in enumerate(problem.costs.seconds_of[node.name]):
+            total_s[slot] += seconds
     return [1 / seconds if seconds else 1.0 for seconds in total_s]
 
 
@@ -90,9 +89,9 @@ def _placement(
 ) -> Placement:
     graph, home = unit_graph(problem), _home_slot(problem)
     whole_on = [home if unit.pin is None else unit.pin for unit in graph.units]
-    layout_of = {
-        name: Layout(label, division.shares, slots) for name, label in division.label_of.items()
-    }
+    labels = set(division.label_of.values())
+    along = {label: Layout(label, division.shares, slots) for label in labels}
+    layout_of = {name: along[label] for name, label in division.label_of.items()}
     count = f"{len(slots)} replicas, each with its share of the batch of {division.batch.size}"
     why = f"once, on slot {home}"
     return divided_placement(problem, graph.slot_of(whole_on), layout_of, count, why)

@@ -38,6 +38,8 @@ def state_pins(graph: UnitGraph) -> list[int | None]:
     casts of pinned state count as that state.
     """
     fixed: list[int | None] = [unit.pin for unit in graph.units]
+    if all(slot is None for slot in fixed):
+        return fixed
     derived = derived_from_state(graph)
     for index, unit in enumerate(graph.units):
         if fixed[index] is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fxdevice.placers.chain import derived_from_state
 from fxdevice.placers.units import UnitGraph
@@ -33,9 +33,8 @@ class GroupFinder:
         self._readers = graph.readers
         self._makers = graph.makers
         self._derived = derived_from_state(graph)
-        self._modules: dict[str, list[int]] = {}
-        for index, unit in enumerate(graph.units):
-            self._modules.setdefault(unit.nodes[0].module, []).append(index)
+        self._modules = graph.derived(_modules)
+        self._is_free = graph.derived(_are_free)
 
     def with_state(self, units: Iterable[int]) -> list[int]:
         """Adds the state, and what is derived from it, that only these units read."""
@@ -52,21 +51,21 @@ class GroupFinder:
         while pending and self._budget > 0:
             for reader in self._readers[pending.pop()]:
                 self._budget -= 1
-                if reader not in found and self._is_free(reader) and self._slots[reader] != slot:
+                if reader not in found and self._is_free[reader] and self._slots[reader] != slot:
                     found[reader] = None
                     pending.append(reader)
         return self.with_state(found)
 
     def connected(self, units: Iterable[int]) -> list[int]:
         """Adds the free units of the same slot that are connected to these through values."""
-        found = dict.fromkeys(unit for unit in units if self._is_free(unit))
+        found = dict.fromkeys(unit for unit in units if self._is_free[unit])
         pending = list(found)
         while pending and self._budget > 0:
             unit = pending.pop()
             for other in (*self._makers[unit], *self._readers[unit]):
                 self._budget -= 1
                 is_near = self._slots[other] == self._slots[unit]
-                if other not in found and is_near and self._is_free(other):
+                if other not in found and is_near and self._is_free[other]:
                     found[other] = None
                     pending.append(other)
         return list(found)
@@ -78,12 +77,9 @@ class GroupFinder:
             module = self._graph.units[unit].nodes[0].module
             for other in self._modules[module] if module and self._budget > 0 else ():
                 self._budget -= 1
-                if self._slots[other] == self._slots[unit] and self._is_free(other):
+                if self._slots[other] == self._slots[unit] and self._is_free[other]:
                     found[other] = None
         return self.with_state(found)
-
-    def _is_free(self, unit: int) -> bool:
-        return self._graph.units[unit].pin is None
 
     def _with_makers(
         self, units: Iterable[int], slot: int, among: frozenset[int] | None
@@ -94,7 +90,7 @@ class GroupFinder:
             unit = pending.pop()
             for maker in self._makers[unit]:
                 self._budget -= 1
-                if maker in found or not self._is_free(maker):
+                if maker in found or not self._is_free[maker]:
                     continue
                 if among is not None and maker not in among:
                     continue
@@ -105,3 +101,15 @@ class GroupFinder:
                     found[maker] = None
                     pending.append(maker)
         return list(found)
+
+
+def _are_free(graph: UnitGraph) -> Sequence[bool]:
+    return [unit.pin is None for unit in graph.units]
+
+
+def _modules(graph: UnitGraph) -> Mapping[str, Sequence[int]]:
+    """Returns the units of every module, by its path."""
+    found: dict[str, list[int]] = {}
+    for index, unit in enumerate(graph.units):
+        found.setdefault(unit.nodes[0].module, []).append(index)
+    return found

@@ -27,7 +27,7 @@ from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.reasons import reasons
 from fxdevice.placers.refine import Goal, refine
 from fxdevice.placers.stages import BALANCE, StagePlan, plan_interleaved
-from fxdevice.placers.transfers import TransferLedger, price_seconds
+from fxdevice.placers.transfers import price_seconds, total_price
 from fxdevice.placers.units import UnitGraph
 from fxdevice.placers.variants import later_readers_of_state
 
@@ -72,7 +72,7 @@ def interleave(graph: UnitGraph, stages_per_slot: int) -> Interleaved | None:
         else None
     )
     plans = [plan for plan in (apart, together) if plan is not None]
-    plan = min(plans, key=lambda plan: _score_s(graph, plan))
+    plan = min(plans, key=lambda plan: _score_s(graph, plan)) if len(plans) > 1 else plans[0]
     goal = Goal(
         BALANCE * _bottleneck_s(graph, plan.slots),
         True,
@@ -93,11 +93,13 @@ def interleave(graph: UnitGraph, stages_per_slot: int) -> Interleaved | None:
 
 def _nearest(slot: int, stage: int, num_slots: int, stages_per_slot: int) -> int:
     """Returns the stage of a slot that is nearest to another stage."""
+    if stage % num_slots == slot:
+        return stage
     return min(range(slot, stages_per_slot * num_slots, num_slots), key=lambda s: abs(s - stage))
 
 
 def _score_s(graph: UnitGraph, plan: StagePlan) -> float:
-    price = TransferLedger(graph, plan.slots).total
+    price = total_price(graph, plan.slots)
     return _bottleneck_s(graph, plan.slots) + price_seconds(price)
 
 

@@ -25,7 +25,7 @@ from fxdevice.placers.program_memory import excess_bytes
 from fxdevice.placers.reasons import reasons
 from fxdevice.placers.refine import Goal, refine
 from fxdevice.placers.stages import BALANCE, StagePlan
-from fxdevice.placers.transfers import TransferLedger, price_seconds
+from fxdevice.placers.transfers import price_seconds, total_price
 from fxdevice.placers.units import UnitGraph, unit_graph
 from fxdevice.placers.variants import stage_plans
 
@@ -91,7 +91,7 @@ def _plans(graph: UnitGraph) -> Iterator[_Plan]:
     if any(slot is not None for slot in fixed):
         around = [fill(graph, fixed, rule) for rule in Rule]
         usable = [slots for slots in around if _fits(graph, slots)]
-        usable.sort(key=lambda slots: TransferLedger(graph, slots).total)
+        usable.sort(key=lambda slots: total_price(graph, slots))
         fitting = [_refined(graph, slots, None) for slots in usable[:_MAX_FILLS]]
         if fitting:
             yield min(fitting, key=lambda plan: plan.price)
@@ -125,7 +125,7 @@ def _refined(graph: UnitGraph, slots: list[int], stages: StagePlan | None) -> _P
     max_bottleneck_s = math.inf if stages is None else BALANCE * stages.optimum_s
     keep_busy = stages is not None and stages.is_busy
     found = refine(graph, slots, Goal(max_bottleneck_s, keep_busy, lambda now: _fits(graph, now)))
-    price = TransferLedger(graph, found).total
+    price = total_price(graph, found)
     bottleneck_s = _bottleneck_s(graph, found)
     optimum_s = bottleneck_s if stages is None else stages.optimum_s
     return _Plan(found, slots, optimum_s, bottleneck_s, price)
@@ -167,22 +167,23 @@ def _bottleneck_s(graph: UnitGraph, slots: Sequence[int]) -> float:
 def _why(graph: UnitGraph, plan: _Plan) -> list[str]:
     """Returns the reason of every unit that is not pinned."""
     derived = derived_from_state(graph)
+    names = [f"stage {slot + 1} of {graph.num_slots}" for slot in range(graph.num_slots)]
     found: list[str] = []
     for index, unit in enumerate(graph.units):
         slot = plan.slots[index]
-        stage = f"stage {slot + 1} of {graph.num_slots}"
-        readers = [r for v in unit.makes for r in graph.values[v].readers if plan.slots[r] == slot]
-        weights = [
-            graph.values[v].home
-            for v in unit.reads
-            if graph.values[v].is_state and plan.slots[graph.values[v].home] == slot
-        ]
-        if index in derived and readers:
-            found.append(f"{stage}, with its reader {graph.units[min(readers)].name}")
-        elif plan.before[index] != slot and weights:
-            found.append(f"with its weight {graph.units[weights[0]].name}")
-        elif plan.before[index] != slot:
-            found.append(f"moved to slot {slot}: fewer transfers")
-        else:
+        stage = names[slot]
+        if index in derived:
+            readers = [reader for reader in graph.readers[index] if plan.slots[reader] == slot]
+            if readers:
+                found.append(f"{stage}, with its reader {graph.units[min(readers)].name}")
+                continue
+        if plan.before[index] == slot:
             found.append(stage)
+            continue
+        homes = [graph.values[v].home for v in unit.reads if graph.values[v].is_state]
+        weights = [home for home in homes if plan.slots[home] == slot]
+        if weights:
+            found.append(f"with its weight {graph.units[weights[0]].name}")
+        else:
+            found.append(f"moved to slot {slot}: fewer transfers")
     return found

@@ -9,13 +9,14 @@ at the price that a transfer starts when its step has ended, and that joining pi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fxdevice.dag import DagNode, NodeKind
-from fxdevice.dims import Layout
 from fxdevice.pieces import undivided_bytes
 from fxdevice.placement import Placement, PlacementProblem
+from fxdevice.placers.node_kinds import node_kinds
 from fxdevice.placers.pipeline_time import piece_share
 from fxdevice.simulate import simulate
 from fxdevice.workload import Task, Workload
@@ -29,10 +30,25 @@ class _PieceTimes:
     def __init__(self, problem: PlacementProblem, num_pieces: int) -> None:
         self._problem = problem
         self._num_pieces = num_pieces
+        self._of_kind: dict[tuple[int, int, int], float] = {}
         self._known: dict[Hashable, float] = {}
 
-    def seconds(self, node: DagNode, label: int, slot: int) -> float:
-        """Returns the seconds of an equal piece of a node along a label."""
+    def seconds(self, node: DagNode, kind: int, label: int, slot: int) -> float:
+        """Returns the seconds of an equal piece of a node along a label.
+
+        Args:
+            node: The node.
+            kind: Its kind, see `node_kinds`.
+            label: The label.
+            slot: Where it runs.
+        """
+        place = (kind, label, slot)
+        found_s = self._of_kind.get(place)
+        if found_s is None:
+            found_s = self._of_kind[place] = self._new_seconds(node, label, slot)
+        return found_s
+
+    def _new_seconds(self, node: DagNode, label: int, slot: int) -> float:
         whole_s = self._problem.costs.seconds_of[node.name][slot]
         if not whole_s:
             return 0.0
@@ -43,6 +59,38 @@ class _PieceTimes:
             place = self._problem.topology.slots[slot]
             self._known[key] = whole_s * piece_share(node, place, whole_bytes, self._num_pieces)
         return self._known[key]
+
+
+class _StepNode(NamedTuple):
+    """A node that belongs to a step, wherever it is placed.
+
+    Attributes:
+        node: The node.
+        kind: Its kind, see `node_kinds`.
+        divided_as: Name of the node whose layout it has: the tuple of an element, or itself.
+        is_late: Whether it belongs to the backward program.
+        reads: Positions, among such nodes, of what it reads.
+    """
+
+    node: DagNode
+    kind: int
+    divided_as: str
+    is_late: bool
+    reads: tuple[int, ...]
+
+
+def _step_nodes(problem: PlacementProblem) -> Sequence[_StepNode]:
+    """Returns the nodes of the steps: state is as if it were made first."""
+    position: dict[str, int] = {}
+    found: list[_StepNode] = []
+    for node, kind in zip(problem.dag, node_kinds(problem), strict=True):
+        if node.kind is NodeKind.INPUT or node.is_recomputable:
+            continue
+        position[node.name] = len(found)
+        divided_as = node.name if node.element is None else node.inputs[0]
+        reads = tuple([position[name] for name in node.inputs if name in position])
+        found.append(_StepNode(node, kind, divided_as, node.is_late or node.is_backward, reads))
+    return found
 
 
 @dataclass(slots=True)
@@ -56,7 +104,7 @@ class _Step:
         is_divided: Whether it runs for each piece.
         seconds: Seconds of one run.
         needs: The steps whose values it reads.
-        moves: For every other slot that reads its values their bytes, by name.
+        moves: For every other slot that reads its values their bytes, by the position of the node.
         rounds: Round of every run.
         tasks: Positions of its tasks.
         arrivals: Positions of its transfers, by slot.
@@ -68,7 +116,7 @@ class _Step:
     is_divided: bool
     seconds: float = 0.0
     needs: dict[int, None] = field(default_factory=dict)
-    moves: defaultdict[int, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
+    moves: defaultdict[int, dict[int, int]] = field(default_factory=lambda: defaultdict(dict))
     rounds: list[int] = field(default_factory=list)
     tasks: list[int] = field(default_factory=list)
     arrivals: dict[int, list[int]] = field(default_factory=dict)
@@ -141,46 +189,44 @@ class _Gatherer:
         self._lap_rounds = max(num_pieces, num_slots)
         self._steps: list[_Step] = []
         self._known: dict[tuple[int, bool, int, bool], int] = {}
-        self._step_of: dict[str, int] = {}
 
     def gathered(self) -> list[_Step]:
         """Returns the steps; each needs others of earlier rounds only, or of the forward pass."""
-        for node in self._problem.dag:
-            # State is there from the start; what is read elsewhere is as if it were made first.
-            if node.kind is not NodeKind.INPUT and not node.is_recomputable:
-                self._add(node)
+        nodes = self._problem.derived(_step_nodes)
+        step_of: list[int] = []
+        for own in nodes:
+            index = self._add(own, step_of)
+            step, slot = self._steps[index], self._steps[index].slot
+            for read in own.reads:
+                need, num_bytes = step_of[read], nodes[read].node.output_bytes
+                if need != index and num_bytes:
+                    step.needs[need] = None
+                    if self._steps[need].slot != slot:
+                        self._steps[need].moves[slot][read] = num_bytes
+            step_of.append(index)
         return self._steps
 
-    def _add(self, node: DagNode) -> None:
-        slot, layout = self._placement.slot_of[node.name], self._layout(node)
-        is_late = node.is_late or node.is_backward
-        reached = 0
+    def _add(self, own: _StepNode, step_of: Sequence[int]) -> int:
+        """Adds the work of a node to its step; returns which one that is."""
+        name, is_late = own.node.name, own.is_late
+        slot, layout = self._placement.slot_of[name], self._placement.layout_of.get(own.divided_as)
+        is_divided, reached = layout is not None, 0
         if layout is not None:
             reached = self._lap_rounds * (self._last_lap - layout.lap if is_late else layout.lap)
-        sources = [self._step_of[name] for name in node.inputs if name in self._step_of]
-        for source in map(self._steps.__getitem__, sources):
+        for read in own.reads:
+            source = self._steps[step_of[read]]
             if source.is_late is is_late:
-                is_other = source.slot != slot or source.is_divided is not (layout is not None)
+                is_other = source.slot != slot or source.is_divided is not is_divided
                 reached = max(reached, source.round + is_other)
-        key = (slot, is_late, reached, layout is not None)
-        if key not in self._known:
-            self._known[key] = len(self._steps)
+        key = (slot, is_late, reached, is_divided)
+        index = self._known.get(key)
+        if index is None:
+            index = self._known[key] = len(self._steps)
             self._steps.append(_Step(*key))
-        index = self._step_of[node.name] = self._known[key]
-        step = self._steps[index]
         if layout is None:
-            step.seconds += self._problem.costs.seconds_of[node.name][slot]
+            self._steps[index].seconds += self._problem.costs.seconds_of[name][slot]
         else:
-            step.seconds += self._times.seconds(node, layout.label, slot)
-        for name in node.inputs:
-            need = self._step_of.get(name, index)
-            num_bytes = self._problem.dag[name].output_bytes
-            if need != index and num_bytes:
-                step.needs[need] = None
-                if self._steps[need].slot != slot:
-                    self._steps[need].moves[slot][name] = num_bytes
-
-    def _layout(self, node: DagNode) -> Layout | None:
-        """Returns how a node is divided; an element of a tuple as the tuple."""
-        name = node.name if node.element is None else node.inputs[0]
-        return self._placement.layout_of.get(name)
+            self._steps[index].seconds += self._times.seconds(
+                own.node, own.kind, layout.label, slot
+            )
+        return index

@@ -27,6 +27,7 @@ from fxdevice.dag import DagNode
 from fxdevice.dims import Label
 from fxdevice.pieces import undivided_bytes
 from fxdevice.placement import PlacementProblem
+from fxdevice.placers.node_kinds import node_kinds
 from fxdevice.topology import Slot
 
 __all__ = ["PipelineWork", "piece_share"]
@@ -65,6 +66,13 @@ class _Alike:
     whole_s: float
     count: int = 0
 
+    @property
+    def key(self) -> Hashable:
+        """What is equal for nodes that are counted together."""
+        node = self.node
+        work = (node.dtype, node.work_kind, node.num_launches, node.flops, node.traffic_bytes)
+        return self.stage, self.whole_s, self.whole_bytes, work
+
 
 class PipelineWork:
     """The work of all stages, gathered once for any number of pieces."""
@@ -98,25 +106,29 @@ class PipelineWork:
             for slot in slots
             for late in (False, True)
         }
+        # What `_divided` holds of the nodes of one kind, for a label, slot and pass.
+        known: dict[tuple[int, Label, int, bool], _Alike] = {}
         stage_of: dict[str, _Stage] = {}
         moved: set[tuple[str, int, bool]] = set()
-        for node in dag:
-            slot = slot_of.get(node.name)
+        for node, kind in zip(dag, node_kinds(problem), strict=True):
+            name, is_backward = node.name, node.is_backward
+            slot = slot_of.get(name)
             if slot is None:
                 continue
-            stage = stage_of[node.name] = stages[slot, node.is_backward]
-            label, seconds = label_of.get(node.name), seconds_of[node.name][slot]
+            stage = stage_of[name] = stages[slot, is_backward]
+            label, seconds = label_of.get(name), seconds_of[name][slot]
             if seconds:
                 self._whole_s[stage] += seconds
                 if label is None:
                     self._undivided_s += seconds
                 else:
-                    whole_bytes = undivided_bytes(node, label, dag)
-                    work = (node.dtype, node.work_kind, node.num_launches, node.flops)
-                    key = (stage, seconds, *work, node.traffic_bytes, whole_bytes)
-                    if key not in self._divided:
-                        self._divided[key] = _Alike(stage, node, slots[slot], whole_bytes, seconds)
-                    self._divided[key].count += 1
+                    place = (kind, label, slot, is_backward)
+                    alike = known.get(place)
+                    if alike is None:
+                        whole_bytes = undivided_bytes(node, label, dag)
+                        alike = _Alike(stage, node, slots[slot], whole_bytes, seconds)
+                        alike = known[place] = self._divided.setdefault(alike.key, alike)
+                    alike.count += 1
             for name in node.inputs:
                 if name in label_of and slot_of[name] != slot:
                     moved.add((name, slot, node.is_backward))

@@ -55,11 +55,13 @@ def program_order(operations: Sequence[Operation]) -> tuple[Run, ...]:
             # There is nothing to join.
             found += [_run(operations, piece, is_late) for piece in pieces]
             continue
-        inside = set(members)
-        needs = {
-            index: tuple(need for need in operations[index].needs if need in inside)
-            for index in members
-        }
+        needs = {index: operations[index].needs for index in members}
+        if len(members) < len(operations):
+            inside = set(members)
+            needs = {
+                index: tuple([need for need in before if need in inside])
+                for index, before in needs.items()
+            }
         for piece in join_partitions(pieces, needs, lambda index: _lane(operations[index])):
             found.append(_run(operations, piece, is_late))
     return tuple(found)
@@ -76,26 +78,26 @@ def _lane(operation: Operation) -> _Lane:
 def _list_schedule(operations: Sequence[Operation], members: Sequence[int]) -> list[list[int]]:
     readers: list[list[int]] = [[] for _ in operations]
     num_waiting = [0] * len(operations)
-    lane_of: list[_Lane] = [(-1, -1)] * len(operations)
     is_late = operations[members[0]].is_late if members else False
     ready: dict[_Lane, list[int]] = {}
+    # For every operation what is ready on its lane.
+    ready_beside: list[list[int]] = [[]] * len(operations)
     for index in members:
         operation = operations[index]
         for need in operation.needs:
             if operations[need].is_late is is_late:
                 num_waiting[index] += 1
                 readers[need].append(index)
-        lane = lane_of[index] = _lane(operation)
-        waiting = ready.setdefault(lane, [])
+        waiting = ready_beside[index] = ready.setdefault(_lane(operation), [])
         if not num_waiting[index]:
             waiting.append(index)
-    # The lanes that have something ready, by their earliest operation.
-    heads = [(waiting[0], lane) for lane, waiting in ready.items() if waiting]
+    # The earliest operation of each lane that has something ready.
+    heads = [waiting[0] for waiting in ready.values() if waiting]
     heapq.heapify(heads)
     pieces: list[list[int]] = []
     while heads:
-        first, lane = heapq.heappop(heads)
-        waiting = ready[lane]
+        first = heapq.heappop(heads)
+        waiting = ready_beside[first]
         if not waiting or waiting[0] != first:
             continue  # it has run; what became ready since then has an entry of its own
         piece: list[int] = []
@@ -105,9 +107,9 @@ def _list_schedule(operations: Sequence[Operation], members: Sequence[int]) -> l
             for reader in readers[index]:
                 num_waiting[reader] -= 1
                 if not num_waiting[reader]:
-                    other = ready[lane_of[reader]]
+                    other = ready_beside[reader]
                     heapq.heappush(other, reader)
                     if other is not waiting:
-                        heapq.heappush(heads, (reader, lane_of[reader]))
+                        heapq.heappush(heads, reader)
         pieces.append(piece)
     return pieces

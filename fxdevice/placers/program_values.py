@@ -19,7 +19,7 @@ from fxdevice.dag import DagNode
 from fxdevice.indexed import GENERATOR, INPUT, STATE, VIEW, indexed
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import device_of_slots
-from fxdevice.views import moves_of
+from fxdevice.views import moves_of, slots_by_position
 
 __all__ = ["CALLER", "Block", "Operation", "ProgramValues", "program_values"]
 
@@ -99,8 +99,8 @@ def program_values(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Pro
     Complexity: linear in the number of edges.
     """
     builder = _Builder(problem, slot_of)
-    for index in range(len(problem.dag)):
-        builder.add(index)
+    for index, node in enumerate(problem.dag.nodes):
+        builder.add(index, node)
     return builder.finished()
 
 
@@ -113,10 +113,11 @@ _NOWHERE = -1
 
 class _Builder:
     def __init__(self, problem: PlacementProblem, slot_of: Mapping[str, int]) -> None:
-        self._nodes = problem.dag.nodes
         self._graph = graph = indexed(problem.dag)
-        self._slot_at = [slot_of.get(name, CALLER) for name in graph.names]
+        self._slot_at = problem.for_last(slots_by_position, slot_of)
         self._device_of = device_of_slots(problem.topology)
+        # Where most operations run, by slot: on one slot only.
+        self._homes = [((device, slot),) for slot, device in enumerate(self._device_of)]
         self._moves = moves = problem.for_last(moves_of, slot_of)
         self._operations: list[Operation] = []
         self._blocks: list[Block] = []
@@ -128,28 +129,29 @@ class _Builder:
         self._found: dict[tuple[int, int], _Found] = {}
         self._last_random = CALLER
 
-    def add(self, index: int) -> None:
+    def add(self, index: int, node: DagNode) -> None:
         """Adds what becomes of one node, wherever it exists."""
-        graph, is_away = self._graph, index in self._away
-        if graph.role[index] not in (STATE, INPUT):
-            node = self._nodes[index]
-            for device, slot in self._places(index, is_away):
+        is_away = index in self._away
+        if self._graph.role[index] not in (STATE, INPUT):
+            for device, slot in self._places(index):
                 made = self._add_operation(index, node, slot, device)
                 if is_away:
                     self._found[index, device] = made
                 if self._home_device[index] == _NOWHERE:
                     self._home[index], self._home_device[index] = made, device
             if is_away:
-                self._add_moves(index)
+                self._add_moves(index, node)
             if node.is_output or node.gradient_of:
                 self._keep(index, node)
         elif is_away:
-            self._add_moves(index)
+            self._add_moves(index, node)
 
     def finished(self) -> ProgramValues:
         """Returns all operations that something needs."""
         operations = self._operations
         needed = [operation.has_work for operation in operations]
+        if all(needed):
+            return ProgramValues(tuple(operations), tuple(self._blocks))
         for block in self._blocks:
             if block.is_moved and block.maker != CALLER:
                 needed[block.maker] = True
@@ -180,18 +182,17 @@ class _Builder:
             )
         return ProgramValues(tuple(kept), tuple(blocks))
 
-    def _places(self, index: int, is_away: bool) -> Sequence[tuple[int, int]]:
+    def _places(self, index: int) -> Sequence[tuple[int, int]]:
         """Returns the devices where a node runs, each with the slot, its home first."""
         role, root = self._graph.role, self._graph.root[index]
         if role[index] == GENERATOR:
             return self._moves.versions.get(index, ())
-        places: list[tuple[int, int]] = []
-        if role[root] not in (INPUT, GENERATOR):
-            home = self._slot_at[root]
-            places.append((self._device_of[home], home))
-        for device in self._moves.rebuilt.get(index, ()) if is_away else ():
-            places.append((device, self._slot_there(index, device)))
-        return places
+        has_home = role[root] not in (INPUT, GENERATOR)
+        home = self._homes[self._slot_at[root]] if has_home else ()
+        devices = self._moves.rebuilt.get(index)
+        if devices is None:
+            return home
+        return (*home, *[(device, self._slot_there(index, device)) for device in devices])
 
     def _slot_there(self, index: int, device: int) -> int:
         """Returns the slot on which a view is made again: that of what it is a view of."""
@@ -209,12 +210,11 @@ class _Builder:
         return self._home[index] if self._home_device[index] == device else None
 
     def _add_operation(self, index: int, node: DagNode, slot: int, device: int) -> _Found:
-        sources = [
-            self._found.get((source, device), self._home[source])
-            if source in self._away
-            else self._home[source]
-            for source in self._graph.inputs[index]
-        ]
+        inputs = self._graph.inputs[index]
+        sources = [self._home[source] for source in inputs]
+        if not self._away.isdisjoint(inputs):
+            found = zip(inputs, sources, strict=True)
+            sources = [self._found.get((source, device), home) for source, home in found]
         if node.num_steps > 1:
             # A chain of additions, each of which runs as soon as its two terms are there.
             for step in range(node.num_steps - 1):
@@ -228,17 +228,17 @@ class _Builder:
     def _append(self, index: int, node: DagNode, slot: int, sources: Sequence[_Found]) -> int:
         """Adds an operation that reads `sources`; returns its position."""
         position = len(self._operations)
-        needs = {maker: None for maker, _ in sources if maker != CALLER}
-        reads = {block: None for _, block in sources if block is not None}
+        needs = [maker for maker, _ in sources if maker != CALLER]
+        reads = [block for _, block in sources if block is not None]
         if node.is_random:
             # Random operations keep the order of the graph.
             if self._last_random != CALLER:
-                needs[self._last_random] = None
+                needs.append(self._last_random)
             self._last_random = position
         is_late = node.is_late or node.is_backward
         has_work = self._graph.role[index] != VIEW
         self._operations.append(
-            Operation(node.name, slot, node.round, is_late, has_work, tuple(needs), tuple(reads))
+            Operation(node.name, slot, node.round, is_late, has_work, _once(needs), _once(reads))
         )
         return position
 
@@ -264,8 +264,8 @@ class _Builder:
         self._blocks.append(Block(slot, node.output_bytes, maker, is_internal=node.is_internal))
         return len(self._blocks) - 1
 
-    def _add_moves(self, index: int) -> None:
-        node, (maker, source) = self._nodes[index], self._home[index]
+    def _add_moves(self, index: int, node: DagNode) -> None:
+        maker, source = self._home[index]
         moves = self._moves.transfers.get(index, ())
         if index in self._moves.arrivals:
             maker, moves = CALLER, self._moves.arrivals[index]
@@ -291,3 +291,8 @@ class _Builder:
             self._blocks[block].sent = True
         elif node.is_output and not node.is_late:
             self._blocks[block].stays = True
+
+
+def _once(found: list[int]) -> tuple[int, ...]:
+    """Returns each number once, in the order in which they were found."""
+    return tuple(found) if len(found) < 2 else tuple(dict.fromkeys(found))

@@ -113,14 +113,15 @@ class _Search:
         if not moved:
             return False
         load_s, num_busy = list(self._load_s), list(self._num_busy)
+        most_s = max(self._goal.max_bottleneck_s, max(load_s))
         for unit in moved:
             seconds, before = all_units[unit].seconds, slots[unit]
             load_s[before] -= seconds[before]
             num_busy[before] -= seconds[before] > 0
             load_s[slot] += seconds[slot]
             num_busy[slot] += seconds[slot] > 0
-        if max(load_s) > max(self._goal.max_bottleneck_s, max(self._load_s)):
-            return False
+            if load_s[slot] > most_s:
+                return False
         if self._goal.keep_busy and num_busy.count(0) > self._num_busy.count(0):
             return False
         origin, price = [slots[unit] for unit in moved], self.ledger.total

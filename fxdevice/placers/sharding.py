@@ -17,13 +17,14 @@ message for each pair of slots.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 
 from fxdevice.dag import DagNode, NodeKind
 from fxdevice.dims import Dims
 from fxdevice.pieces import scattered_dim, undivided_bytes
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.collectives import Collectives, collectives
+from fxdevice.placers.node_kinds import node_kinds
 from fxdevice.placers.sharding_forms import (
     AT_HOME,
     COPIES,
@@ -31,10 +32,12 @@ from fxdevice.placers.sharding_forms import (
     IS_RESIDENT,
     IS_SUM,
     WHOLE,
+    Change,
     OpState,
     State,
     Value,
     bit,
+    change_of,
     form_of,
     need_of,
 )
@@ -47,15 +50,22 @@ class Sharding:
     """States of all operations, with the predicted seconds of changing them.
 
     Elements of tuples have no state of their own: they are results of the operation that makes the
-    tuple. All operations are WHOLE at first.
+    tuple.
 
     Attributes:
         nodes: The operations, in Dag order.
         state: State of every operation.
+        kind: Number of the kind of every operation: those of one kind are divided alike and
+            take the same time.
     """
 
     def __init__(
-        self, problem: PlacementProblem, shares: Sequence[int], slots: Sequence[int], home: int
+        self,
+        problem: PlacementProblem,
+        shares: Sequence[int],
+        slots: Sequence[int],
+        home: int,
+        copied: Collection[str] = (),
     ) -> None:
         """Takes the graph apart; linear in nodes and edges.
 
@@ -64,6 +74,7 @@ class Sharding:
             shares: Share of every piece.
             slots: Slot of every piece.
             home: Slot of what is not divided.
+            copied: Names of the operations that are COPIES at first; the others are WHOLE.
         """
         self._dag = problem.dag
         self._seconds_of = problem.costs.seconds_of
@@ -76,36 +87,48 @@ class Sharding:
         self._values: list[Value] = []
         self._reads: list[list[tuple[int, Dims]]] = []
         self._makes: list[list[int]] = []
-        self._add_nodes()
-        self._form = [IS_RESIDENT if v.maker is None else WHOLE for v in self._values]
+        node_kind = self._add_nodes(problem, copied)
+        # How every value exists.
+        self._form = [
+            IS_RESIDENT if value.maker is None else self.state[value.maker]
+            for value in self._values
+        ]
         # How often every value is needed in which form.
         self._num_needed: list[dict[int, int]] = [
             {AT_HOME: 1} if value.is_result else {} for value in self._values
         ]
         self._readers: list[list[int]] = [[] for _ in self._values]
         for index, reads in enumerate(self._reads):
+            need = self.state[index]
             for value, _ in reads:
                 self._readers[value].append(index)
                 needed = self._num_needed[value]
-                needed[AT_HOME] = needed.get(AT_HOME, 0) + 1
+                needed[need] = needed.get(need, 0) + 1
         # The forms in which every value is needed, one bit each.
-        self._needs = [sum(bit(need) for need in needed) for needed in self._num_needed]
+        self._needs = [sum([bit(need) for need in needed]) for needed in self._num_needed]
         # Sizes and forms repeat from layer to layer.
-        self._known_moving_s: dict[tuple[int, bool, int, int], float] = {}
+        known: dict[Hashable, dict[tuple[int, int], float]] = {}
+        self._known_moving_s = [
+            known.setdefault((value.num_bytes, value.is_scattered), {}) for value in self._values
+        ]
         self._moving_s = [0.0] * len(self._values)
-        for value in range(len(self._values)):
-            self._update(value)
+        for index in range(len(self._values)):
+            self._update(index)
+        # Nodes of one kind may have tuples of which other elements are read.
         kinds: dict[Hashable, int] = {}
-        self._kind = [
-            kinds.setdefault(self._work(index), len(kinds)) for index in range(len(self.nodes))
+        self.kind = [
+            kinds.setdefault((kind, *[self._values[value].element for value in makes]), len(kinds))
+            for kind, makes in zip(node_kind, self._makes, strict=True)
         ]
         self._known: list[dict[State, OpState]] = [{} for _ in kinds]
+        self._changes: list[dict[tuple[State, State], Change]] = [{} for _ in kinds]
 
-    def _add_nodes(self) -> None:
+    def _add_nodes(self, problem: PlacementProblem, copied: Collection[str]) -> list[int]:
+        """Adds operations and values; returns the kind of node of every operation."""
         value_of: dict[str, int] = {}
         index_of: dict[str, int] = {}
-        dag = self._dag
-        for node in dag:
+        node_kind: list[int] = []
+        for node, kind in zip(problem.dag, node_kinds(problem), strict=True):
             if node.kind is not NodeKind.COMPUTE:
                 value_of[node.name] = self._add_value(node, None)
                 continue
@@ -114,12 +137,14 @@ class Sharding:
                 value_of[node.name] = self._add_value(node, maker, node.element or 0)
                 continue
             index_of[node.name] = index = len(self.nodes)
+            node_kind.append(kind)
             dims = {} if node.dims is None else node.dims.inputs
             self._reads.append([(value_of[n], dims.get(n, ())) for n in node.inputs])
             self.nodes.append(node)
-            self.state.append(WHOLE)
+            self.state.append(COPIES if node.name in copied else WHOLE)
             self._makes.append([])
             value_of[node.name] = self._add_value(node, index)
+        return node_kind
 
     def _add_value(self, node: DagNode, maker: int | None, element: int = 0) -> int:
         num_bytes = 0 if node.is_recomputable else node.output_bytes
@@ -147,29 +172,28 @@ class Sharding:
         before = self.state[index]
         if state == before:
             return 0.0
-        known = self._known[self._kind[index]]
-        old = known.get(before) or self._op_state(index, before)
-        new = known.get(state) or self._op_state(index, state)
+        known = self._changes[self.kind[index]]
+        change = known.get((before, state))
+        if change is None:
+            old, new = self._op_state(index, before), self._op_state(index, state)
+            change = known[before, state] = change_of(old, new)
         self.state[index] = state
-        added_s = new.work_s - old.work_s
-        for value, form in zip(self._makes[index], new.forms, strict=True):
-            if form != self._form[value]:
-                self._form[value] = form
-                added_s += self._update(value)
-        if old.needs == new.needs:
-            return added_s
-        for (value, _), need_before, need in zip(
-            self._reads[index], old.needs, new.needs, strict=True
-        ):
-            if need_before != need:
-                needed = self._num_needed[value]
-                needed[need_before] -= 1
-                if not needed[need_before]:
-                    self._needs[value] -= bit(need_before)
-                if not needed.get(need):
-                    self._needs[value] += bit(need)
-                needed[need] = needed.get(need, 0) + 1
-                added_s += self._update(value)
+        added_s = change.work_s
+        for position, form in change.forms:
+            value = self._makes[index][position]
+            self._form[value] = form
+            added_s += self._update(value)
+        for position, need_before, need, bit_before, need_bit in change.needs:
+            value = self._reads[index][position][0]
+            needed = self._num_needed[value]
+            needed[need_before] -= 1
+            if not needed[need_before]:
+                self._needs[value] -= bit_before
+            number = needed.get(need, 0)
+            if not number:
+                self._needs[value] += need_bit
+            needed[need] = number + 1
+            added_s += self._update(value)
         return added_s
 
     def seconds(self) -> float:
@@ -183,7 +207,7 @@ class Sharding:
 
     def _op_state(self, index: int, state: State) -> OpState:
         """Returns what an operation in a state takes, makes and needs."""
-        known = self._known[self._kind[index]]
+        known = self._known[self.kind[index]]
         found = known.get(state)
         if found is None:
             node = self.nodes[index]
@@ -205,20 +229,6 @@ class Sharding:
             for slot, share in zip(self._slots, self._shares, strict=True)
         )
 
-    def _work(self, index: int) -> Hashable:
-        """Returns all that `_op_state` looks at: operations repeat from layer to layer."""
-        node = self.nodes[index]
-        work = (node.flops, node.traffic_bytes, node.dtype, node.work_kind, node.num_launches)
-        by_name = self._dag.by_name
-        reads = [
-            (dims, by_name[name].output_bytes)
-            for name, (_, dims) in zip(node.inputs, self._reads[index], strict=True)
-        ]
-        made = tuple([self._values[value].element for value in self._makes[index]])
-        outputs = None if node.dims is None else node.dims.outputs
-        times = (self._seconds_of[node.name], node.time_factors)
-        return work, times, tuple(reads), outputs, made
-
     def surroundings(self, index: int) -> Hashable:
         """Returns all that `change` depends on, whatever the new state is."""
         state = self.state[index]
@@ -232,15 +242,15 @@ class Sharding:
             if self._num_needed[value][need] == 1:
                 others -= bit(need)
             around.append((about.num_bytes, about.is_scattered, self._form[value], others))
-        return self._kind[index], state, tuple(around)
+        return self.kind[index], state, tuple(around)
 
     def _update(self, value: int) -> float:
         """Looks again at what moving a value takes; returns the seconds that this adds."""
-        about, before_s = self._values[value], self._moving_s[value]
-        key = (about.num_bytes, about.is_scattered, self._form[value], self._needs[value])
-        found_s = self._known_moving_s.get(key)
+        known, before_s = self._known_moving_s[value], self._moving_s[value]
+        key = (self._form[value], self._needs[value])
+        found_s = known.get(key)
         if found_s is None:
-            found_s = self._known_moving_s[key] = self._new_moving_seconds(value)
+            found_s = known[key] = self._new_moving_seconds(value)
         self._moving_s[value] = found_s
         return found_s - before_s
 

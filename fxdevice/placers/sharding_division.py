@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
-from fxdevice.dims import Dims, Layout, OpDims
+from fxdevice.dag import NodeKind
+from fxdevice.dims import Label, Layout
 from fxdevice.pieces import can_divide, lowest_terms
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.batch import find_batch
@@ -75,11 +75,18 @@ class _Divider:
         self._pinned = frozenset(
             node.name for unit in graph.units if unit.pin is not None for node in unit.nodes
         )
+        # An attention that drops nothing counts as random, but has labels: it can be divided.
+        self._repeatable = frozenset(
+            node.name
+            for node in problem.dag
+            if node.kind is NodeKind.COMPUTE
+            and node.dims is not None
+            and not node.is_random
+            and node.name not in self._pinned
+        )
+        rows = [problem.costs.seconds_of[node.name] for node in problem.dag]
         slots = range(len(problem.topology.slots))
-        seconds = [0.0 for _ in slots]
-        for node in problem.dag:
-            for slot, node_s in enumerate(problem.costs.seconds_of[node.name]):
-                seconds[slot] += node_s
+        seconds = [sum([row[slot] for row in rows]) for slot in slots]
         self._speeds = [1 / slot_s if slot_s else 1.0 for slot_s in seconds]
 
     def best(self) -> Division:
@@ -108,7 +115,7 @@ class _Divider:
     def _divided(
         self, shares: tuple[int, ...], slots: list[int], home: int, batch_axes: frozenset[int]
     ) -> Division:
-        sharding = Sharding(self._problem, shares, slots, home)
+        sharding = Sharding(self._problem, shares, slots, home, self._repeatable)
         choose_states(sharding, self._choices(sharding, shares, batch_axes))
         layout_of, divided_flops, barrier = {}, 0, None
         for node, state in zip(sharding.nodes, sharding.state, strict=True):
@@ -132,32 +139,20 @@ class _Divider:
     def _choices(
         self, sharding: Sharding, shares: tuple[int, ...], batch_axes: frozenset[int]
     ) -> Choices:
-        labels: list[list[tuple[int, int]]] = []
-        can_repeat = []
-        for node in sharding.nodes:
-            found: list[tuple[int, int]] = []
-            # An attention that drops nothing counts as random, but has labels: it can be divided.
-            is_free = node.dims is not None and node.name not in self._pinned
-            can_repeat.append(is_free and not node.is_random)
-            for label in _labels(node.dims) if is_free else ():
-                axis = self._axes.of(node, label)
-                if axis is None or axis in batch_axes:
+        # Kinds of operations, with labels, that can or cannot be divided.
+        known: dict[tuple[int, Label], bool] = {}
+        labels: list[list[tuple[Label, int]]] = []
+        for node, kind in zip(sharding.nodes, sharding.kind, strict=True):
+            found: list[tuple[Label, int]] = []
+            for label, axis in () if node.name in self._pinned else self._axes.labels(node):
+                if axis in batch_axes:
                     continue
-                if can_divide(node, label, self._problem.dag, shares):
+                if (kind, label) not in known:
+                    known[kind, label] = can_divide(node, label, self._problem.dag, shares)
+                if known[kind, label]:
                     found.append((label, axis))
             labels.append(found)
-        return Choices(labels, can_repeat)
-
-
-def _labels(dims: OpDims | None) -> Sequence[int]:
-    """Returns all labels of an operation, in order."""
-    return () if dims is None else _all_labels((*dims.inputs.values(), *dims.outputs))
-
-
-@lru_cache(maxsize=1024)
-def _all_labels(found: tuple[Dims, ...]) -> tuple[int, ...]:
-    # Operations repeat from layer to layer.
-    return tuple(sorted({label for dims in found for label in dims if label is not None}))
+        return Choices(labels, [node.name in self._repeatable for node in sharding.nodes])
 
 
 def _batch_axes(problem: PlacementProblem, axes: Axes) -> frozenset[int]:

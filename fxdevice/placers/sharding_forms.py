@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxdevice.dag import DagNode
@@ -15,10 +14,12 @@ __all__ = [
     "IS_RESIDENT",
     "IS_SUM",
     "WHOLE",
+    "Change",
     "OpState",
     "State",
     "Value",
     "bit",
+    "change_of",
     "form_of",
     "need_of",
 ]
@@ -38,14 +39,13 @@ AT_HOME = WHOLE
 EVERYWHERE = COPIES
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A tensor that is read.
 
     Attributes:
         num_bytes: Its size; 0 for what is free to move.
-        outputs: For a result: which one of its maker's.
         maker: Index of the operation that makes it; None for state and inputs.
+        element: For a result: which one of its maker's.
         is_result: The caller gets it.
         is_scattered: If pieces add up to it, every slot adds up one part.
     """
@@ -69,6 +69,36 @@ class OpState(NamedTuple):
     work_s: float
     forms: tuple[int, ...]
     needs: tuple[int, ...]
+
+
+class Change(NamedTuple):
+    """What differs between two states of an operation.
+
+    Attributes:
+        work_s: Seconds that the slowest slot takes longer.
+        forms: The values that it makes that exist in another form: position and new form.
+        needs: The values that it reads of which it needs something else: position, what it needed
+            and what it needs, and the bits of both.
+    """
+
+    work_s: float
+    forms: tuple[tuple[int, int], ...]
+    needs: tuple[tuple[int, int, int, int, int], ...]
+
+
+def change_of(old: OpState, new: OpState) -> Change:
+    """Returns what differs between two states of an operation."""
+    forms = enumerate(zip(old.forms, new.forms, strict=True))
+    needs = enumerate(zip(old.needs, new.needs, strict=True))
+    return Change(
+        new.work_s - old.work_s,
+        tuple((position, after) for position, (before, after) in forms if before != after),
+        tuple(
+            (position, before, after, bit(before), bit(after))
+            for position, (before, after) in needs
+            if before != after
+        ),
+    )
 
 
 def bit(need: int) -> int:

@@ -48,14 +48,11 @@ def choose_states(sharding: Sharding, choices: Choices) -> None:
     """Chooses the state of every operation, in place.
 
     Args:
-        sharding: The operations, none of them divided.
+        sharding: The operations, none of them divided; those that may be repeated are COPIES.
         choices: What is allowed.
 
     Complexity: O(n log n) in nodes and edges for axes of bounded number at each node.
     """
-    for index, can_repeat in enumerate(choices.can_repeat):
-        if can_repeat:
-            sharding.change(index, COPIES)
     heavy = _heavy(sharding, choices)
     _divide_axes(sharding, choices, heavy)
     _repeat_light(sharding, choices, heavy)

@@ -35,22 +35,23 @@ def unit_slots(
     """
     found = [home if unit.pin is None else unit.pin for unit in graph.units]
     used = list(problem.resident_bytes or (0,) * len(problem.topology.slots))
+    lasting_bytes = [_lasting_bytes(unit) if unit.fixed_bytes else 0 for unit in graph.units]
     spread: list[int] = []
     for index, unit in enumerate(graph.units):
         if unit.pin is None and unit.has_state and not _is_read_whole(problem, layout_of, unit):
             spread.append(index)
         else:
-            used[found[index]] += _lasting_bytes(unit)
+            used[found[index]] += lasting_bytes[index]
     limits = memory_limits(problem)
-    total_bytes = sum(used) + sum(_lasting_bytes(graph.units[index]) for index in spread)
+    total_bytes = sum(used) + sum(lasting_bytes[index] for index in spread)
     # A slot without a limit counts as one that could hold everything.
     room = [
         (total_bytes if limit is None else limit) - used_bytes
         for limit, used_bytes in zip(limits, used, strict=True)
     ]
-    for index in sorted(spread, key=lambda index: (-_lasting_bytes(graph.units[index]), index)):
+    for index in sorted(spread, key=lambda index: (-lasting_bytes[index], index)):
         found[index] = max(slots, key=lambda slot: (room[slot], -slot))
-        room[found[index]] -= _lasting_bytes(graph.units[index])
+        room[found[index]] -= lasting_bytes[index]
     return found
 
 

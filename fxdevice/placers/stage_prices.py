@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 from fxdevice.placers.chain import Chain
 from fxdevice.placers.transfers import price_tables
@@ -39,11 +40,12 @@ class StagePrices:
         made_on: list[list[int]] = [[] for _ in slots]
         read_on: list[list[int]] = [[] for _ in slots]
         tables, count = price_tables(chain.graph), 0
-        for value, table in zip(chain.graph.values, tables, strict=True):
-            units = (value.home, *value.readers)
-            inside = {segments[chain.element_of[u]] for u in units if chain.fixed[u] is None}
-            fixed = {slot for u in units if (slot := chain.fixed[u]) is not None}
-            if len(inside) + len(fixed) < 2:
+        extents = chain.derived(_extents)
+        for value, table, (first, last, num_fixed) in zip(
+            chain.graph.values, tables, extents, strict=True
+        ):
+            is_read_across = first <= last and segments[first] != segments[last]
+            if not is_read_across and num_fixed + (first <= last) < 2:
                 continue
             home = chain.fixed[value.home]
             if home is None:
@@ -111,18 +113,46 @@ def source_slot(slot: int, num_slots: int, num_stages: int) -> int:
 
 def crossing_prices(chain: Chain) -> list[int]:
     """Returns for every cut position the price of the values whose use it interrupts."""
+    return chain.derived(_crossing_prices)
+
+
+def _crossing_prices(chain: Chain) -> list[int]:
     changes = [0] * (len(chain.elements) + 2)
     slot = min(1, chain.graph.num_slots - 1)
-    tables = price_tables(chain.graph)
-    for value, table in zip(chain.graph.values, tables, strict=True):
-        home = chain.fixed[value.home]
-        units = (value.home, *value.readers)
-        found = [chain.element_of[u] for u in units if chain.fixed[u] is None]
-        if found:
+    tables, extents = price_tables(chain.graph), chain.derived(_extents)
+    for value, table, (first, last, _) in zip(chain.graph.values, tables, extents, strict=True):
+        if first <= last:
+            home = chain.fixed[value.home]
             weight = table[0 if home is None else home][slot]
-            changes[min(found) + 1] += weight
-            changes[max(found) + 1] -= weight
+            changes[first + 1] += weight
+            changes[last + 1] -= weight
     return list(accumulate(changes))[:-1]
+
+
+class _Extent(NamedTuple):
+    """Where the units are that make or read a value.
+
+    Attributes:
+        first: The first element that one of them goes with; 0 when all are fixed.
+        last: The last one; -1 when all are fixed.
+        num_fixed: Number of slots with fixed ones.
+    """
+
+    first: int
+    last: int
+    num_fixed: int
+
+
+def _extents(chain: Chain) -> list[_Extent]:
+    found = []
+    for value in chain.graph.values:
+        units = (value.home, *value.readers)
+        elements = [chain.element_of[unit] for unit in units if chain.fixed[unit] is None]
+        num_fixed = 0
+        if len(elements) < len(units):
+            num_fixed = len({chain.fixed[unit] for unit in units} - {None})
+        found.append(_Extent(min(elements, default=0), max(elements, default=-1), num_fixed))
+    return found
 
 
 def _marked(count: int, indices: Iterable[int]) -> bytearray:

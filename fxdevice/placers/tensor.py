@@ -81,10 +81,10 @@ def _placement(problem: PlacementProblem, graph: UnitGraph, division: Division) 
 
 def _gradients(dag: Dag) -> list[tuple[str, str]]:
     """Returns the results that are gradients, each with the name of what it is the gradient of."""
-    base_of, found = find_roots(dag).base_of, []
-    for node in dag:
-        if dag.users[node.name] or not node.is_backward:
-            continue
+    found: list[tuple[str, str]] = []
+    results = [node for node in dag if node.is_backward and not dag.users[node.name]]
+    base_of = find_roots(dag).base_of if results else {}
+    for node in results:
         made = node
         while made.gradient_of is None and made.name in base_of:
             made = dag[base_of[made.name]]

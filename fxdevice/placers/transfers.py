@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from fxdevice.placers.units import UnitGraph
 from fxdevice.topology import Link, Topology
 
-__all__ = ["TransferLedger", "price_seconds", "price_tables"]
+__all__ = ["TransferLedger", "price_seconds", "price_tables", "total_price"]
 
 _PRICE_PER_S = 10**12
 _SAME_DEVICE_FRACTION = 1000
@@ -27,6 +27,10 @@ def price_tables(graph: UnitGraph) -> list[list[list[int]]]:
 
     The gradient of transferred state comes back, at its own price.
     """
+    return graph.derived(_price_tables)
+
+
+def _price_tables(graph: UnitGraph) -> list[list[list[int]]]:
     topology, slots = graph.problem.topology, range(graph.num_slots)
     tables: dict[tuple[int, int], list[list[int]]] = {}
     for value in graph.values:
@@ -64,6 +68,16 @@ def price_seconds(price: int) -> float:
     return price / _PRICE_PER_S
 
 
+def total_price(graph: UnitGraph, slots: Sequence[int]) -> int:
+    """Returns the price of all transfers when the units are on these slots."""
+    total = 0
+    for value, table in zip(graph.values, price_tables(graph), strict=True):
+        row = table[slots[value.home]]
+        # A price within a slot is zero.
+        total += sum([row[slot] for slot in {slots[reader] for reader in value.readers}])
+    return total
+
+
 class TransferLedger:
     """The total price of a placement that changes step by step.
 
@@ -82,11 +96,16 @@ class TransferLedger:
         self._graph = graph
         self._prices = price_tables(graph)
         self.slots = list(slots)
-        self._num_readers = [[0] * graph.num_slots for _ in graph.values]
+        self.total = 0
+        self._num_readers: list[list[int]] = []
+        num_slots = graph.num_slots
         for index, value in enumerate(graph.values):
+            counts = [0] * num_slots
             for reader in value.readers:
-                self._num_readers[index][self.slots[reader]] += 1
-        self.total = sum(self._price(index) for index in range(len(graph.values)))
+                counts[slots[reader]] += 1
+            self._num_readers.append(counts)
+            if counts[slots[value.home]] < len(value.readers):
+                self.total += self._price(index)
 
     def move(self, units: Iterable[int], slot: int) -> None:
         """Puts units on a slot. Complexity: linear in the number of values they read and make."""

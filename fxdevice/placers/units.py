@@ -179,6 +179,8 @@ def _forward_operations(dag: Dag) -> frozenset[str]:
     value. They are told by where they stand (behind its first operation) and what reads them (the
     backward pass only). In the chain they would stand behind the last layer.
     """
+    if not any(node.is_backward for node in dag):
+        return frozenset(node.name for node in dag if node.kind is NodeKind.COMPUTE)
     later = False
     behind: set[str] = set()
     for node in dag:
@@ -200,12 +202,14 @@ def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
         if node.kind is NodeKind.INPUT or node.is_recomputable or not node.output_bytes:
             continue
         home = unit_of[node.name]
-        readers = {unit_of[name] for name in users[node.name]}
-        readers.discard(home)
+        readers = tuple([unit_of[name] for name in users[node.name]])
+        if len(readers) > 1:
+            readers = tuple(sorted(set(readers)))
+        if home in readers:
+            readers = tuple([reader for reader in readers if reader != home])
         if readers:
             is_state = node.kind is NodeKind.STATE
-            sizes = (node.output_bytes, node.gradient_bytes)
-            values.append(Value(home, *sizes, tuple(sorted(readers)), is_state))
+            values.append(Value(home, node.output_bytes, node.gradient_bytes, readers, is_state))
     return tuple(values)
 
 
@@ -216,13 +220,20 @@ def _unit(
     makes: tuple[int, ...],
     forward: frozenset[str],
 ) -> Unit:
+    seconds_of, pins = problem.costs.seconds_of, problem.pins
+    if len(nodes) == 1 and not pins:
+        # Nearly all are so in inference.
+        node, name = nodes[0], nodes[0].name
+        is_state = node.kind is NodeKind.STATE
+        kept_bytes = fixed_bytes(node)
+        return Unit(
+            nodes, None, seconds_of[name], kept_bytes, reads, makes, name in forward, is_state
+        )
     names = [node.name for node in nodes]
-    rows = [problem.costs.seconds_of[name] for name in names]
+    rows = [seconds_of[name] for name in names]
     return Unit(
         nodes,
-        next((problem.pins[name] for name in names if name in problem.pins), None)
-        if problem.pins
-        else None,
+        next((pins[name] for name in names if name in pins), None) if pins else None,
         rows[0] if len(rows) == 1 else tuple(map(sum, zip(*rows, strict=True))),
         sum(map(fixed_bytes, nodes)),
         reads,

@@ -74,7 +74,10 @@ def test_batches_of_several_counts_are_those_of_each() -> None:
     )
     drawn = problem([*nodes, grouped])
     found = find_batches(drawn, (2, 3, 8, 16, 32))
+    assert found.keys() == {2, 3, 8, 16, 32}
     for count, division in found.items():
+        # Whatever was found before.
+        assert find_batch(drawn, count) == division == find_batch(problem([*nodes, grouped]), count)
         assert division.shares == even_shares(48, count)
         each = divide_batch(drawn, division.batch, division.shares)
         assert division.label_of == each.label_of

@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import pytest
 from hypothesis import given
@@ -84,6 +85,25 @@ def test_prices_of_several_ends_equal_those_of_each(
             for stop in stops
         ]
         assert prices.into(stage, start, stops) == each
+
+
+@given(problems(), st.data())
+def test_a_stage_is_impossible_just_above_its_limit(
+    problem: PlacementProblem, data: st.DataObject
+) -> None:
+    model = models(problem)
+    num_items = len(model.chain.elements)
+    stages = range(model.num_stages)
+    whole = [model.num_bytes(stage, 0, num_items) for stage in stages]
+    model.limits = tuple(
+        data.draw(st.sampled_from([None, num_bytes, num_bytes - 1, num_bytes // 2, 2 * num_bytes]))
+        for num_bytes in whole
+    )
+    for stage, start in itertools.product(stages, range(num_items + 1)):
+        for stop in range(start, num_items + 1):
+            limit = model.limits[stage]
+            is_above = limit is not None and model.num_bytes(stage, start, stop) > limit
+            assert (model.cost(stage, start, stop) == math.inf) is is_above
 
 
 @given(problems(has_pins=False))

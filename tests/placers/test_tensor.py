@@ -246,7 +246,10 @@ def test_changes_add_up(data: st.DataObject) -> None:
         allowed = [label for label in range(3) if can_divide(node, label, dag, (1, 1))]
         seconds += sharding.change(index, data.draw(st.sampled_from([WHOLE, COPIES, *allowed])))
     assert sharding.seconds() == pytest.approx(seconds)
-    again = Sharding(random_problem(dag, 2), (1, 1), (0, 1), 0)
+    copied = [node.name for node in sharding.nodes if data.draw(st.booleans())]
+    again = Sharding(random_problem(dag, 2), (1, 1), (0, 1), 0, copied)
+    at_first = zip(again.nodes, again.state, strict=True)
+    assert [node.name for node, state in at_first if state == COPIES] == copied
     for index, state in enumerate(sharding.state):
         again.change(index, state)
     assert again.seconds() == pytest.approx(seconds)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.transfers import TransferLedger, price_seconds, price_tables
+from fxdevice.placers.transfers import TransferLedger, price_seconds, price_tables, total_price
 from fxdevice.placers.units import unit_graph
 from fxdevice.topology import Link
 from tests.placers import oracle
@@ -19,6 +19,7 @@ def test_total_stays_right_while_units_move(problem: PlacementProblem, data: st.
     for _ in range(4):
         ledger.move([unit for unit in units if data.draw(st.booleans())], data.draw(slots))
     assert ledger.total == TransferLedger(graph, ledger.slots).total
+    assert ledger.total == total_price(graph, ledger.slots)
 
 
 @given(problems(has_pins=False), st.data())
