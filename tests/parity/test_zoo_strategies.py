@@ -42,9 +42,14 @@ FLOAT32_SUMS = frozenset(
     }
 )
 
-# The gradients of eager float32 itself are 3e-5 away from those of float64. With all of the model
-# in float64 this strategy is 1e-14 away from eager.
-ILL_CONDITIONED = {("qwen3_next", "tensor"): 1e-4}
+# The gradients of eager float32 itself are 2e-5 to 3e-5 away from those of float64, and those of
+# these strategies 3e-5 to 4e-5. With all of qwen3_next in float64 "tensor" is 1e-14 from eager.
+ILL_CONDITIONED = {
+    ("jamba", "tensor"): 1e-4,
+    ("qwen3_next", "data"): 1e-4,
+    ("qwen3_next", "data_pipeline"): 1e-4,
+    ("qwen3_next", "tensor"): 1e-4,
+}
 
 # Dynamo traces no RNN, GRU or LSTM, and gives up the whole frame that calls one.
 NOT_CAPTURED = frozenset({"gru_tagger", "lstm_language_model", "nn_gru", "nn_lstm"})
