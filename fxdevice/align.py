@@ -33,7 +33,7 @@ from fxdevice.state import ModuleState
 from fxdevice.traced_call import PIN_MEMORY, traced_call
 from fxdevice.untraced import not_traced, skip_as_frame
 
-__all__ = ["AlignEager"]
+__all__ = ["AlignEager", "unaligned"]
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,29 @@ class AlignEager(TorchFunctionMode):
 
     def _slot_of(self, tensor: torch.Tensor) -> int | None:
         return None if self._state is None else self._state.slot_of(tensor)
+
+
+def unaligned(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `compiled`, a compiled graph, run with the innermost alignment set aside.
+
+    What a graph computes has its transfers in the graph, and the dozens of torch functions that
+    AOTAutograd calls around it need no alignment: each would cost microseconds.
+    """
+
+    def call(*args: Any) -> Any:
+        num_modes = torch._C._len_torch_function_stack()
+        if not num_modes:
+            return compiled(*args)
+        mode = torch._C._get_function_stack_at(num_modes - 1)
+        if not isinstance(mode, AlignEager):
+            return compiled(*args)
+        torch._C._pop_torch_function_stack()
+        try:
+            return compiled(*args)
+        finally:
+            torch._C._push_on_torch_function_stack(mode)
+
+    return call
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -44,6 +44,7 @@ def pop_handler() -> None:
     _handlers.stack.pop()
 
 
+@functools.cache
 def _install() -> None:
     with _install_lock:
         # A method of Python's in some versions of PyTorch, one of C's in others.

@@ -13,7 +13,7 @@ from functorch.compile import aot_module_simplified  # type: ignore[import-untyp
 from torch import fx
 from torch._dynamo.exc import RestartAnalysis, SkipFrame
 
-from fxdevice.align import AlignEager
+from fxdevice.align import AlignEager, unaligned
 from fxdevice.backward_context import with_backward_context
 from fxdevice.driver import GraphDriver
 from fxdevice.errors import CaptureError, FxDeviceError, RepairError
@@ -104,7 +104,12 @@ class GraphCompiler:
         self._records.add_graph(
             CapturedGraph(module, homes, driver.lowered, break_of(module), choice=driver.choice)
         )
-        return with_backward_context(self._leaving_cpu_results(module.graph, compiled))
+        compiled = self._leaving_cpu_results(module.graph, compiled)
+        devices = {*self.options.devices, *(home.device for home in homes if home.device)}
+        # A CPU's backward runs on the thread that asks for it, one graph at a time.
+        if any(device.type != "cpu" for device in devices):
+            compiled = with_backward_context(compiled)
+        return unaligned(compiled)
 
     def _capture(
         self, module: fx.GraphModule, example_inputs: Sequence[Any], driver: GraphDriver

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import types
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,15 +68,16 @@ class CallContext:
         self._kept = records.kept_on_cpu
         self._before = before
         self._fixes_batch_size = fixes_batch_size(options)
-        self._thread = threading.local()
+        self._trace_device = trace_device(options.devices)
+        self._thread = _Thread()
 
     def is_active(self) -> bool:
         """Returns whether this thread is inside a call."""
-        return getattr(self._thread, "active", False)
+        return self._thread.active
 
     def is_aligned(self) -> bool:
         """Returns whether this thread is inside a call or a method."""
-        return getattr(self._thread, "aligned", False)
+        return self._thread.aligned
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Returns `function` compiled by Dynamo with our backend."""
@@ -97,8 +97,7 @@ class CallContext:
         if self._fixes_batch_size:
             fix_batch_size((args, kwargs))
         try:
-            with self._active():
-                result = compiled(*args, **kwargs)
+            result = self._run_active(compiled, args, kwargs)
         except BackendCompilerFailed as error:
             inner = error.inner_exception
             if isinstance(inner, (FxDeviceError, torch.OutOfMemoryError)):
@@ -112,8 +111,7 @@ class CallContext:
         Its result comes to the output device, as that of a call does.
         """
         home = self._options.output_device or first_device((args, kwargs))
-        with self._aligned():
-            result = method(*args, **kwargs)
+        result = self._run_aligned(method, args, kwargs)
         return result if home is None else self._brought(result, home)
 
     def _brought(self, result: Any, home: torch.device) -> Any:
@@ -125,34 +123,37 @@ class CallContext:
         `torch.utils.checkpoint` that Dynamo did not capture runs uncaptured, inside of a call whose
         context has ended by then. Its results stay where they are made.
         """
-        with self._active():
-            return function(*args, **kwargs)
+        return self._run_active(function, args, kwargs)
 
-    @contextlib.contextmanager
-    def _active(self) -> Iterator[None]:
-        self._thread.active = True
+    def _run_active(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Runs `function` as the outermost call of this thread."""
+        thread = self._thread
+        thread.active = True
         try:
-            with (
-                unified_tracing(trace_device(self._options.devices)),
-                listening_to_breaks(self._heard_break),
-                self._aligned(),
-            ):
-                yield
+            with unified_tracing(self._trace_device), listening_to_breaks(self._heard_break):
+                return self._run_aligned(function, args, kwargs)
         finally:
-            self._thread.active = False
+            thread.active = False
 
-    @contextlib.contextmanager
-    def _aligned(self) -> Iterator[None]:
+    def _run_aligned(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any) -> Any:
+        """Runs `function` in the alignment of eager code."""
         # Entered once a thread: Dynamo compiles anew for another stack of modes.
-        if self.is_aligned():
-            yield
-            return
-        self._thread.aligned = True
+        thread = self._thread
+        if thread.aligned:
+            return function(*args, **kwargs)
+        thread.aligned = True
         try:
             with self._align:
-                yield
+                return function(*args, **kwargs)
         finally:
-            self._thread.aligned = False
+            thread.aligned = False
+
+
+class _Thread(threading.local):
+    """What the current thread is inside of."""
+
+    active = False
+    aligned = False
 
 
 def _with_code_of_its_own(function: Callable[..., Any]) -> Callable[..., Any]:

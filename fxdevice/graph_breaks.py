@@ -8,10 +8,9 @@ wrapped once; in threads that do not listen the wrapper does nothing.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from traceback import FrameSummary
 from typing import Any
@@ -35,15 +34,27 @@ _listener = _Listener()
 _install_lock = threading.Lock()
 
 
-@contextlib.contextmanager
-def listening_to_breaks(heard: Callable[[str], None]) -> Iterator[None]:
-    """Calls `heard` with the text of every graph break that Dynamo meets in this thread."""
-    _install()
-    previous, _listener.heard = _listener.heard, heard
-    try:
-        yield
-    finally:
-        _listener.heard = previous
+class listening_to_breaks:
+    """Calls `heard` with every graph break that Dynamo meets in this thread, inside of a `with`.
+
+    A class, not a generator: every call of a compiled model enters it.
+
+    Args:
+        heard: Takes the text of a break.
+    """
+
+    __slots__ = ("_heard", "_previous")
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        self._heard = heard
+
+    def __enter__(self) -> None:
+        _install()
+        self._previous = _listener.heard
+        _listener.heard = self._heard
+
+    def __exit__(self, *_: object) -> None:
+        _listener.heard = self._previous
 
 
 def break_text(frames: Sequence[FrameSummary], reason: object) -> str:
@@ -61,6 +72,7 @@ def break_text(frames: Sequence[FrameSummary], reason: object) -> str:
     return f"{where}: {next(iter(telling or lines), 'no reason given')}"
 
 
+@functools.cache
 def _install() -> None:
     with _install_lock:
         method = InstructionTranslatorBase.log_graph_break

@@ -58,7 +58,7 @@ class ModuleCall:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the module."""
         # Dynamo inlines this where the module has hooks, and must not end its graph here.
-        if torch.compiler.is_compiling() and is_tracing():
+        if is_tracing() and torch.compiler.is_compiling():
             return _plain_call(self._module)(*args, **kwargs)
         return self._call(*args, **kwargs)
 

@@ -21,8 +21,13 @@ __all__ = ["KeptOnCpu", "first_device", "on_device", "tensors_in"]
 
 def first_device(value: Any) -> torch.device | None:
     """Returns the device of the first tensor in `value`, or None when there is none."""
-    found = next(tensors_in(value), None)
-    return None if found is None else found.device
+    if isinstance(value, torch.Tensor):
+        return value.device
+    for item in _items(value):
+        device = first_device(item)
+        if device is not None:
+            return device
+    return None
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:

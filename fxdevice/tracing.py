@@ -68,9 +68,10 @@ def trace_device(devices: Sequence[torch.device]) -> torch.device:
     return first
 
 
-@contextlib.contextmanager
-def unified_tracing(device: torch.device | None, *, has_meta: bool = False) -> Iterator[None]:
-    """Makes fake tensors of this thread claim to be on `device`.
+class unified_tracing:
+    """Makes fake tensors of this thread claim to be on `device`, inside of a `with`.
+
+    A class, not a generator: every call of a compiled model enters it.
 
     Args:
         device: The trace device; None switches unified tracing off inside, as the inner compiler
@@ -78,13 +79,20 @@ def unified_tracing(device: torch.device | None, *, has_meta: bool = False) -> I
         has_meta: Whether the meta device stands for the trace device too, as it does where a model
             is planned without its weights; otherwise meta stays meta.
     """
-    _install()
-    previous = _tracing.device, _tracing.has_meta
-    _tracing.device, _tracing.has_meta = device, has_meta
-    try:
-        yield
-    finally:
-        _tracing.device, _tracing.has_meta = previous
+
+    __slots__ = ("_device", "_has_meta", "_previous")
+
+    def __init__(self, device: torch.device | None, *, has_meta: bool = False) -> None:
+        self._device = device
+        self._has_meta = has_meta
+
+    def __enter__(self) -> None:
+        _install()
+        self._previous = _tracing.device, _tracing.has_meta
+        _tracing.device, _tracing.has_meta = self._device, self._has_meta
+
+    def __exit__(self, *_: object) -> None:
+        _tracing.device, _tracing.has_meta = self._previous
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -119,6 +127,7 @@ def fake_on_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:
         )
 
 
+@functools.cache
 def _install() -> None:
     """Wraps the two methods, once in the life of the process."""
     with _install_lock:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import fxdevice
 from fxdevice import sim
-from fxdevice.align import AlignEager
+from fxdevice.align import AlignEager, unaligned
 from fxdevice.records import Records
 from fxdevice.state import ModuleState
 from tests.two_slots import DEVICES, TwoLayers, assert_same, gradients, on_cpu
@@ -403,3 +403,41 @@ def test_training_a_model_with_uncaptured_code(embedding: int) -> None:
     report = fxdevice.report(model)
     assert report.num_eager_operations > 0
     assert {"embed", "image"} <= set(report.uncaptured)
+
+
+def test_a_compiled_graph_runs_with_the_alignment_set_aside() -> None:
+    a, b = floats(3).to(DEVICES[0]), floats(3).to(DEVICES[1])
+
+    def graph(a: Tensor, b: Tensor) -> Tensor:
+        with pytest.raises(RuntimeError, match="same device"):
+            a + b
+        return b
+
+    with aligning():
+        unaligned(graph)(a, b)
+        assert_same(a + b, on_cpu(a) + on_cpu(b))
+        with pytest.raises(ValueError, match="from the graph"):
+            unaligned(_raise)()
+        assert_same(a + b, on_cpu(a) + on_cpu(b))
+    with pytest.raises(RuntimeError, match="same device"):
+        a + b
+    assert unaligned(lambda x: x)(a) is a
+
+
+def _raise() -> None:
+    raise ValueError("from the graph")
+
+
+def test_a_mode_of_the_user_is_not_set_aside() -> None:
+    x, seen = torch.ones(2), []
+
+    class Watching(torch.overrides.TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with aligning(), Watching():
+        unaligned(torch.sin)(x)
+    assert seen == [torch.sin]

@@ -99,11 +99,12 @@ def test_without_gradients_nothing_is_registered() -> None:
     assert outputs[0].grad is not None
 
 
-def test_two_models_in_one_backward() -> None:
+@pytest.mark.parametrize("first", [DEVICES[0], torch.device("cpu")])
+def test_two_models_in_one_backward(first: torch.device) -> None:
     plain = [TwoLayers(), TwoLayers()]
     models = [copy.deepcopy(each) for each in plain]
-    for model, device in zip(models, DEVICES, strict=True):
-        fxdevice.compile(model, [device], inner="eager")
+    for model, device in zip(models, [first, DEVICES[1]], strict=True):
+        fxdevice.compile(model, [device], inner="eager", output_device="cpu")
     x = torch.randn(3, 4)
     sum(model(x).square().sum() for model in models).backward()  # type: ignore[union-attr]
     sum(model(x).square().sum() for model in plain).backward()  # type: ignore[union-attr]
