@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -12,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 pinned = $(shell grep '^$(1)==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all lint format demo check clean
+.PHONY: help test test-all lint format demo bench check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +35,9 @@ format: $(VENV)/.stamp-test  ## mend what ruff can mend
 
 demo: $(VENV)/.stamp-demo  ## embed sentences with a real model on two slots
 	$(BIN)/python examples/sentence_similarity.py
+
+bench: $(VENV)/.stamp-test $(VENV)/.stamp-demo  ## measure speed beside the baselines; BENCH_ARGS=--quick for a glance
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 check: test demo  ## everything, before a change is sent
 

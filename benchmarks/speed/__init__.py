@@ -1,0 +1,1 @@
+"""How fast are fxdevice's strategies beside what people use instead? `python -m benchmarks`."""
