@@ -1,13 +1,17 @@
 """Tries strategies and compares what they would take (no torch).
 
 All are judged by one simulator and one memory model (`fxdevice.evaluate`). The fastest that fits
-wins; among equals the one that is listed first, which is the simpler one.
+wins; among equals the one that is listed first, which is the simpler one. Slots that can be used in
+two ways, at once and in turns (`Topology.in_turns`), are tried both ways: the faster one counts, in
+turns among equals, for then no slot waits for another one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from fxdevice.collector import without_collection
 from fxdevice.costs import format_bytes
@@ -19,13 +23,19 @@ from fxdevice.topology import Topology
 
 __all__ = [
     "Choice",
+    "ProblemOf",
     "Trial",
     "Tried",
     "best_trial",
     "choose_strategy",
+    "choose_way",
     "no_strategy",
     "try_strategies",
 ]
+
+
+ProblemOf: TypeAlias = Callable[[str, bool], PlacementProblem]
+"""The problem as a strategy sees it, by its name; True for the slots in turns."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,14 @@ class Trial:
         evaluation: What that would take; None when it refused, or when a value would have to cross
             between slots that are not connected.
         refusal: Why it cannot be used; empty when it can.
+        in_turns: Whether this is of the slots in turns (`Topology.in_turns`).
     """
 
     strategy: str
     placement: Placement | None
     evaluation: Evaluation | None
     refusal: str = ""
+    in_turns: bool = False
 
     @property
     def is_usable(self) -> bool:
@@ -59,11 +71,13 @@ class Tried:
         strategy: Its name.
         makespan_s: Seconds of one execution; None when it was refused before they were known.
         refusal: Why it cannot be used; empty when it can.
+        in_turns: Whether this is of the slots in turns, which was faster than at once.
     """
 
     strategy: str
     makespan_s: float | None
     refusal: str = ""
+    in_turns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,40 +88,107 @@ class Choice:
         strategy: The strategy that was chosen.
         makespan_s: Seconds of one execution under it.
         tried: Every strategy that was tried, in order, the chosen one too.
-        takes_turns: The slots run one operation at a time between them, so that nothing is faster
-            than one of them alone, and nothing else was tried once that was possible.
+        takes_turns: The slots can only run one operation at a time between them, so that nothing is
+            faster than one of them alone, and nothing else was tried once that was possible.
+        in_turns: Of slots that can be used in two ways, whether they were chosen to take turns;
+            None where there is one way.
     """
 
     strategy: str
     makespan_s: float
     tried: tuple[Tried, ...]
     takes_turns: bool = False
+    in_turns: bool | None = None
 
 
-def choose_strategy(
-    problem_of: Callable[[str], PlacementProblem], topology: Topology
-) -> tuple[Trial, Choice]:
+def choose_strategy(problem_of: ProblemOf, topology: Topology) -> tuple[Trial, Choice]:
     """Returns the fastest trial of one graph, and why it is that one.
 
     Args:
-        problem_of: The problem as a strategy sees it, by the strategy's name.
+        problem_of: What is to be placed.
         topology: The slots.
 
     Raises:
         PlacementError: No strategy is usable; says why for each.
     """
-    takes_turns = _takes_turns(topology)
     names = strategy_names() if len(topology.slots) > 1 else ("single",)
-    trials: list[Trial] = []
+    turns = topology.in_turns()
     with without_collection():
-        for name in names:
-            trials += try_strategies(problem_of(name), (name,))
-            if name == "single" and takes_turns and _is_alone(trials[-1]):
-                break
+        found = _trials(names, problem_of, topology, in_turns=False, has_ways=turns is not None)
+        if turns is not None:
+            found += _trials(names, problem_of, turns, in_turns=True, has_ways=True)
+    tried_names = dict.fromkeys(trial.strategy for trial in found)
+    trials = [_faster([trial for trial in found if trial.strategy == n]) for n in tried_names]
     best = best_trial(trials)
-    tried = tuple(Tried(t.strategy, _seconds(t), t.refusal) for t in trials)
-    has_left_out = takes_turns and len(trials) < len(names)
-    return best, Choice(best.strategy, _makespan_s(best), tried, has_left_out)
+    tried = tuple(Tried(t.strategy, _seconds(t), t.refusal, t.in_turns) for t in trials)
+    has_left_out = _takes_turns(topology) and len(trials) < len(names)
+    in_turns = None if turns is None else best.in_turns
+    return best, Choice(best.strategy, _makespan_s(best), tried, has_left_out, in_turns)
+
+
+def choose_way(strategy: str, problem_of: ProblemOf, topology: Topology) -> Trial:
+    """Returns what comes of one strategy, with the slots at once or in turns, as is faster.
+
+    Args:
+        strategy: Its name.
+        problem_of: What is to be placed.
+        topology: Slots that can be used in both ways.
+
+    Raises:
+        PlacementError: The strategy refuses both ways.
+    """
+    assert topology.in_turns() is not None
+    with without_collection():
+        trials = [
+            _trial(strategy, problem_of, in_turns=in_turns, has_ways=True)
+            for in_turns in (False, True)
+        ]
+    best = _faster(trials)
+    # What is over its limit by the judge is for the caller to say, who asked for this strategy.
+    if best.placement is None:
+        raise no_strategy([(strategy, best.refusal)])
+    return best
+
+
+def _trials(
+    names: Sequence[str],
+    problem_of: ProblemOf,
+    topology: Topology,
+    *,
+    in_turns: bool,
+    has_ways: bool,
+) -> list[Trial]:
+    """Tries strategies until it is known that no other one can be faster."""
+    takes_turns = _takes_turns(topology)
+    trials: list[Trial] = []
+    for name in names:
+        trials.append(_trial(name, problem_of, in_turns=in_turns, has_ways=has_ways))
+        if name == "single" and takes_turns and _is_alone(trials[-1]):
+            break
+    return trials
+
+
+def _trial(strategy: str, problem_of: ProblemOf, *, in_turns: bool, has_ways: bool) -> Trial:
+    found = _try(problem_of(strategy, in_turns), strategy)
+    if has_ways and not in_turns and found.placement is not None and _is_alone(found):
+        # With all on one slot the others are idle: it has all of the device.
+        found, in_turns = _judged(problem_of(strategy, True), strategy, found.placement), True
+    return replace(found, in_turns=in_turns)
+
+
+def _faster(trials: Sequence[Trial]) -> Trial:
+    """Returns the best trial of one strategy."""
+
+    def rank(trial: Trial) -> tuple[bool, bool, float, bool]:
+        seconds = _seconds(trial)
+        return (
+            not trial.is_usable,
+            trial.placement is None,
+            math.inf if seconds is None else seconds,
+            not trial.in_turns,
+        )
+
+    return min(trials, key=rank)
 
 
 def try_strategies(problem: PlacementProblem, strategies: Sequence[str] = ()) -> tuple[Trial, ...]:
@@ -158,7 +239,7 @@ def _takes_turns(topology: Topology) -> bool:
 def _is_alone(trial: Trial) -> bool:
     """Returns whether one slot does everything; pins may have put a part elsewhere."""
     placement = trial.placement
-    return trial.is_usable and placement is not None and len(set(placement.slot_of.values())) < 2
+    return trial.is_usable and placement is not None and len(placement.used_slots) < 2
 
 
 def _seconds(trial: Trial) -> float | None:
@@ -175,6 +256,10 @@ def _try(problem: PlacementProblem, strategy: str) -> Trial:
         placement = placer_named(strategy)(problem)
     except PlacementError as error:
         return Trial(strategy, None, None, str(error))
+    return _judged(problem, strategy, placement)
+
+
+def _judged(problem: PlacementProblem, strategy: str, placement: Placement) -> Trial:
     try:
         evaluation = evaluate(problem, placement)
     except PlacementError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import fx
 
-from fxdevice.choose import Choice, choose_strategy
+from fxdevice.choose import Choice, ProblemOf, choose_strategy, choose_way
 from fxdevice.costs import CostTable
 from fxdevice.cut import cut_joint
 from fxdevice.dag import Dag, NodeKind
@@ -33,10 +33,9 @@ from fxdevice.pipeline import Pass, Pipeline
 from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
 from fxdevice.placement import Placement, ordered_problem
 from fxdevice.placers import divides, placer_named
-from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.plans import Plan
 from fxdevice.profiling import TimedCompiler, TimeFactors, measure_modules
-from fxdevice.runtime.executor import SerialExecutor
+from fxdevice.runtime.executors import Executor, make_executor
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.lower import lower
 from fxdevice.runtime.program import Program
@@ -72,6 +71,7 @@ class LoweredGraph:
         program: What runs.
         dag: The costs that the placer saw (of the joint graph when training).
         costs: Seconds by node and slot.
+        topology: The slots as they are used, at once or in turns.
     """
 
     label: str
@@ -80,6 +80,7 @@ class LoweredGraph:
     program: Program
     dag: Dag
     costs: CostTable
+    topology: Topology
 
 
 @dataclass
@@ -88,7 +89,8 @@ class GraphDriver:
 
     Attributes:
         inputs: What is known of the graph's inputs.
-        topology: The slots.
+        topology: The slots. Those that can be used at once and in turns are used, graph by graph,
+            as is predicted to be faster.
         strategy: Name of the placer; "auto" for the fastest that fits, by simulation.
         inner: The inner compiler.
         resident_bytes: Bytes of state that is already on each slot.
@@ -122,6 +124,7 @@ class GraphDriver:
     choice: Choice | None = None
     _dag: Dag | None = None
     _costs: CostTable | None = None
+    _used_topology: Topology | None = None
 
     def split(
         self, joint: fx.GraphModule, joint_inputs: Any, **options: Any
@@ -136,16 +139,16 @@ class GraphDriver:
         placed = insert_transfers(self._placed(joint, graph))
         return cut_joint(fx.GraphModule(joint, placed.graph), joint_inputs, **options)
 
-    def compile_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
+    def compile_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> Executor:
         """Places and lowers a graph that no gradient is asked of."""
         self.is_captured = True
         return self._lower(module, self._place(module, normalize(module.graph)), "inference")
 
-    def compile_forward(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
+    def compile_forward(self, module: fx.GraphModule, _: Sequence[Any]) -> Executor:
         """Lowers the forward graph that `split` made."""
         return self._lower(module, module.graph, "forward")
 
-    def compile_backward(self, module: fx.GraphModule, _: Sequence[Any]) -> SerialExecutor:
+    def compile_backward(self, module: fx.GraphModule, _: Sequence[Any]) -> Executor:
         """Lowers the backward graph that `split` made."""
         return self._lower(module, module.graph, "backward")
 
@@ -162,8 +165,9 @@ class GraphDriver:
         )
         if self.profile and self._has_choice():
             problems = replace(problems, factors=self._factors(root, graph, problems))
-        strategy, placement = self._placement(problems)
-        graph, problem = problems.graph_for(strategy), problems.problem_for(strategy)
+        strategy, placement, in_turns = self._placement(problems)
+        graph, problem = problems.graph_for(strategy), problems.problem_for(strategy, in_turns)
+        self._used_topology = problem.topology
         if placement.order:
             graph = order_nodes(graph, placement.order)
             problem = ordered_problem(problem, placement.order)
@@ -186,16 +190,17 @@ class GraphDriver:
     def _factors(
         self, root: fx.GraphModule, graph: fx.Graph, problems: StrategyProblems
     ) -> TimeFactors:
+        # This thread measures, with all cores.
         return measure_modules(
             PlacedGraph(root, graph, self.inputs.slots, ()),
             problems.problem_for("single").dag,
-            self.topology,
+            self.topology.in_turns() or self.topology,
             self.inner,
             fuses=self.inner.name == "inductor",
         )
 
-    def _placement(self, problems: StrategyProblems) -> tuple[str, Placement]:
-        """Places a graph; returns the strategy whose graph was placed, and where.
+    def _placement(self, problems: StrategyProblems) -> tuple[str, Placement, bool]:
+        """Places a graph; returns the strategy whose graph was placed, where, and if in turns.
 
         A graph that is not the model's first need not suit the strategy: between graph breaks there
         are small graphs without a batch, or without anything to divide.
@@ -207,19 +212,28 @@ class GraphDriver:
             trial, self.choice = choose_strategy(problems.problem_for, self.topology)
             assert trial.placement is not None
             log.info("auto chose %s", trial.strategy)
-            return trial.strategy, trial.placement
+            return trial.strategy, trial.placement, trial.in_turns
         strategy = self.strategy if self.plan is None else self.plan.strategy
         problem = problems.problem_for(strategy)
         planned = None if self.plan is None else self.plan.placement_of(problem.dag)
         if planned is not None:
-            return strategy, planned
+            return strategy, planned, False
         try:
-            return strategy, placer_named(strategy)(problem)
+            return strategy, *self._placed_by(strategy, problems.problem_for)
         except PlacementError as error:
             if self.is_first or not divides(strategy):
                 raise
             log.info("a later graph is placed by 'pipeline' instead of %r: %s", strategy, error)
-            return strategy, place_pipeline(problem)
+            return strategy, *self._placed_by(
+                "pipeline", lambda _, in_turns: problems.problem_for(strategy, in_turns)
+            )
+
+    def _placed_by(self, placer: str, problem_of: ProblemOf) -> tuple[Placement, bool]:
+        if self.topology.in_turns() is None:
+            return placer_named(placer)(problem_of(placer, False)), False
+        trial = choose_way(placer, problem_of, self.topology)
+        assert trial.placement is not None
+        return trial.placement, trial.in_turns
 
     def _record_state(self, graph: fx.Graph, placement: Placement, dag: Dag) -> None:
         for node in graph.find_nodes(op="placeholder"):
@@ -231,12 +245,13 @@ class GraphDriver:
         output_slots = self.inputs.output_slots(graph, self.state_slots)
         return PlacedGraph(root, graph, self.inputs.slots, output_slots, self.via_host)
 
-    def _lower(self, root: fx.GraphModule, graph: fx.Graph, label: str) -> SerialExecutor:
+    def _lower(self, root: fx.GraphModule, graph: fx.Graph, label: str) -> Executor:
         assert self._dag is not None
         assert self._costs is not None
+        assert self._used_topology is not None
         _complete(graph)
         placed = default_pipeline()(self._placed(root, graph))
-        _check_links(placed, self.topology)
+        _check_links(placed, self._used_topology)
         partitioning = partition(placed)
         program = lower(
             placed,
@@ -245,10 +260,11 @@ class GraphDriver:
             label=label,
             resident=self.inputs.resident_placeholders(graph),
         )
+        used = self._used_topology
         self.lowered.append(
-            LoweredGraph(label, placed, partitioning, program, self._dag, self._costs)
+            LoweredGraph(label, placed, partitioning, program, self._dag, self._costs, used)
         )
-        return SerialExecutor(program)
+        return make_executor(program, used, is_first_alone=self.profile)
 
 
 def _check_links(placed: PlacedGraph, topology: Topology) -> None:

@@ -89,6 +89,12 @@ class Placement:
     round_of: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     order: tuple[str, ...] = ()
 
+    @property
+    def used_slots(self) -> frozenset[int]:
+        """The slots that hold or compute anything."""
+        pieces = {slot for layout in self.layout_of.values() for slot in layout.slots}
+        return frozenset(pieces.union(self.slot_of.values()))
+
 
 def ordered_problem(problem: PlacementProblem, order: tuple[str, ...]) -> PlacementProblem:
     """Returns the same problem with its nodes in another order, inputs first.

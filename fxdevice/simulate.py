@@ -4,6 +4,7 @@
   finished. Slots with the same `Slot.queue` take turns in program order.
 - A transfer is issued when its value exists. Those of one channel run one at a time, first issued
   first, and in program order when issued at the same time.
+- A hand-over from slot to slot of one device takes `Topology.hand_over_s`, however many there are.
 - A result is allocated when its task starts and freed when the last task that needs it finishes. A
   transfer needs its source until it has finished.
 
@@ -55,7 +56,7 @@ def simulate(workload: Workload, topology: Topology) -> Schedule:
     for task, lane, task_s in zip(tasks, lane_of, seconds, strict=True):
         if task.source is None:
             busy_s[task.slot] += task_s
-        else:
+        elif not topology.shares_device(task.source, task.slot):
             channel_busy_s[lane] = channel_busy_s.get(lane, 0.0) + task_s
     return Schedule(
         workload,
@@ -92,6 +93,10 @@ def _lanes(tasks: Sequence[Task], topology: Topology) -> tuple[list[str], list[f
             seconds.append(task.seconds)
             continue
         pair = (task.source, task.slot)
+        if topology.hands_over(*pair):
+            lane_of.append(f"hand-over {len(lane_of)}")
+            seconds.append(topology.hand_over_s)
+            continue
         if pair not in channels:
             channels[pair] = topology.channel_name(*pair)
         lane_of.append(channels[pair])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from fxdevice.device_spec import GENERIC, DeviceSpec, checked_number
@@ -28,9 +28,11 @@ class Slot:
         index: Position in `Topology.slots`.
         device: Name of the device, such as "cuda:0" or "cpu".
         memory_bytes: Most bytes that placed values may take; None when there is no limit.
-        spec: What the device can do.
+        spec: What the slot can do; where it has `alone`, while all other slots work.
         queue: Slots with the same number run one operation at a time between them, in program
             order; None for a queue of its own.
+        alone: What the slot can do while the other slots of its device are idle, so that it has all
+            of the device, such as all cores of a CPU; None where that is no other way to use it.
     """
 
     index: int
@@ -38,6 +40,7 @@ class Slot:
     memory_bytes: int | None = None
     spec: DeviceSpec = GENERIC
     queue: int | None = None
+    alone: DeviceSpec | None = None
 
     @property
     def queue_name(self) -> str:
@@ -87,10 +90,12 @@ class Topology:
             connected.
         links: Links of particular (source slot index, destination slot index) pairs; None for a
             pair that is not connected.
+        hand_over_s: Seconds before a slot that waits for a value of another slot of its device goes
+            on, where the two have queues of their own. The value itself is in memory of both.
 
     Raises:
         ValueError: Slots are not numbered in order.
-        DeviceSpecError: `links` names a slot that there is not.
+        DeviceSpecError: `links` names a slot that there is not, or `hand_over_s` cannot be.
     """
 
     slots: tuple[Slot, ...]
@@ -98,8 +103,10 @@ class Topology:
     links: Mapping[tuple[int, int], Link | None] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    hand_over_s: float = 0.0
 
     def __post_init__(self) -> None:
+        checked_number("Topology.hand_over_s", self.hand_over_s, may_be_zero=True)
         found = tuple(slot.index for slot in self.slots)
         if found != tuple(range(len(self.slots))):
             raise ValueError(f"slots must be numbered 0..{len(self.slots) - 1} in order: {found}")
@@ -136,6 +143,28 @@ class Topology:
             return 0.0
         link = self.link(source, destination)
         return math.inf if link is None else link.transfer_s(num_bytes)
+
+    def hands_over(self, source: int, destination: int) -> bool:
+        """Returns whether a slot waits `hand_over_s` for a value of another one of its device."""
+        first, second = self.slots[source], self.slots[destination]
+        is_apart = first.device == second.device and first.queue_name != second.queue_name
+        return is_apart and self.hand_over_s > 0
+
+    def in_turns(self) -> Topology | None:
+        """Returns the same slots taking turns: each has all of its device, one works at a time.
+
+        None where no slot has `alone`. Slots without it stay as they are; the result has no second
+        way to be used.
+        """
+        if all(slot.alone is None for slot in self.slots):
+            return None
+        taken = [slot.queue for slot in self.slots if slot.queue is not None and not slot.alone]
+        queue = max(taken, default=-1) + 1
+        slots = tuple(
+            slot if slot.alone is None else replace(slot, spec=slot.alone, queue=queue, alone=None)
+            for slot in self.slots
+        )
+        return replace(self, slots=slots)
 
 
 def device_of_slots(topology: Topology) -> tuple[int, ...]:

@@ -7,13 +7,14 @@
      "links": [{"source": 0, "destination": 1,
                 "link": {"latency_s": 1e-5, "bytes_per_s": 1.6e10}}]}
 
-Slots refer to the list of specs by position, because many are alike. What is left out has the
-default of `DeviceSpec`, `Slot` or `Link`.
+Slots refer to the list of specs by position, because many are alike; "alone" does so too. What is
+left out has the default of `DeviceSpec`, `Slot`, `Link` or `Topology`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ class _Slot:
     spec: int
     memory_bytes: int | None = None
     queue: int | None = None
+    alone: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class _Topology:
     slots: list[_Slot]
     default_link: _Link | None
     links: list[_Pair]
+    hand_over_s: float = 0.0
 
 
 _ADAPTER = TypeAdapter(_Topology)
@@ -106,13 +109,17 @@ def topology_to_json(topology: Topology, *, indent: int | None = 2) -> str:
         indent: Spaces a level; None for one line.
     """
     specs: list[dict[str, Any]] = []
+
+    def position(spec: DeviceSpec) -> int:
+        form = _spec_as_dict(spec)
+        if form not in specs:
+            specs.append(form)
+        return specs.index(form)
+
     slots = []
     for slot in topology.slots:
-        spec = _spec_as_dict(slot.spec)
-        if spec not in specs:
-            specs.append(spec)
-        form = _Slot(slot.device, specs.index(spec), slot.memory_bytes, slot.queue)
-        slots.append(asdict(form))
+        spec, alone = position(slot.spec), None if slot.alone is None else position(slot.alone)
+        slots.append(asdict(_Slot(slot.device, spec, slot.memory_bytes, slot.queue, alone)))
     links = [
         {"source": source, "destination": destination, "link": _link_as_dict(link)}
         for (source, destination), link in sorted(topology.links.items(), key=lambda item: item[0])
@@ -123,6 +130,7 @@ def topology_to_json(topology: Topology, *, indent: int | None = 2) -> str:
         "slots": slots,
         "default_link": _link_as_dict(topology.default_link),
         "links": links,
+        "hand_over_s": topology.hand_over_s,
     }
     return json.dumps(content, indent=indent, allow_nan=False)
 
@@ -158,22 +166,32 @@ def topology_from_json(text: str) -> Topology:
     ]
     slots = []
     for index, slot in enumerate(form.slots):
-        if not 0 <= slot.spec < len(specs):
-            raise DeviceSpecError(
-                f"slots[{index}].spec must be a position in the {len(specs)} specs; found "
-                f"{slot.spec}"
-            )
+        spec = _at(specs, slot.spec, f"slots[{index}].spec")
+        alone = None if slot.alone is None else _at(specs, slot.alone, f"slots[{index}].alone")
         if slot.memory_bytes is not None:
             where = f"slots[{index}].memory_bytes"
             checked_number(where, slot.memory_bytes, may_be_zero=True)
-        slots.append(Slot(index, slot.device, slot.memory_bytes, specs[slot.spec], slot.queue))
+        slots.append(Slot(index, slot.device, slot.memory_bytes, spec, slot.queue, alone))
     links: dict[tuple[int, int], Link | None] = {}
     for pair in form.links:
         key = (pair.source, pair.destination)
         if key in links:
             raise DeviceSpecError(f"links names the pair {key} twice; name each pair once")
         links[key] = _link_of(pair.link)
-    return Topology(tuple(slots), _link_of(form.default_link), links)
+    return Topology(tuple(slots), _link_of(form.default_link), links, form.hand_over_s)
+
+
+def _at(specs: Sequence[DeviceSpec], position: int, where: str) -> DeviceSpec:
+    """Returns the spec that a slot refers to.
+
+    Raises:
+        DeviceSpecError: There is none at this position.
+    """
+    if not 0 <= position < len(specs):
+        raise DeviceSpecError(
+            f"{where} must be a position in the {len(specs)} specs; found {position}"
+        )
+    return specs[position]
 
 
 def _spec_as_dict(spec: DeviceSpec) -> dict[str, Any]:

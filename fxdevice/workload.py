@@ -6,7 +6,9 @@
 - one transfer for every value that moves, and device that it moves to (`fxdevice.views`), right
   after the value: it can start when the value exists, not only when it is needed;
 - none for a view, a shape or a tuple element: its readers need what it is made from;
-- the gradient of state moves to the state's device.
+- the gradient of state moves to the state's device;
+- one hand-over, a transfer of no bytes, for every result and other slot of its device that reads it
+  and has a queue of its own, where `Topology.hand_over_s` says that this takes time.
 
 Graph inputs exist everywhere from the start, state on its slot. A value that is no tensor crosses
 for free.
@@ -136,6 +138,9 @@ class _Builder:
         # Tasks that make a value on another device.
         self._away: dict[tuple[int, int], tuple[int, ...]] = {}
         self._is_away = {*moves.transfers, *moves.versions, *moves.rebuilt}
+        self._topology = problem.topology
+        # Position of the hand-over of a task's result to a slot.
+        self._handed_to: dict[tuple[int, int], int] = {}
 
     def built(self) -> list[Task]:
         """Returns the operations and the transfers of all nodes."""
@@ -160,12 +165,27 @@ class _Builder:
         else:
             device = self._device_of[slot]
             needs = merged([self._made(read, device) for read in reads])
+        if self._topology.hand_over_s:
+            needs = self._with_hand_overs(needs, slot)
         num_bytes = 0 if index in self._without_bytes else graph.allocated_bytes[index]
         label = name if slot == self._slot_at[index] else f"{name}_on{slot}"
         seconds = self._seconds_of[name][slot]
         return self._append(
             Task(label, slot, needs, seconds, num_bytes, None, 0, graph.is_kept[index])
         )
+
+    def _with_hand_overs(self, needs: tuple[int, ...], slot: int) -> tuple[int, ...]:
+        """Adds what waking a slot takes; the results themselves are needed as well, to be kept."""
+        found = []
+        for need in needs:
+            made = self._tasks[need]
+            if made.source is None and self._topology.hands_over(made.slot, slot):
+                if (need, slot) not in self._handed_to:
+                    label = f"{made.name}_for{slot}"
+                    task = Task(label, slot, (need,), source=made.slot)
+                    self._handed_to[need, slot] = self._append(task)
+                found.append(self._handed_to[need, slot])
+        return merged([needs, tuple(found)]) if found else needs
 
     def _add_rebuilt(self, index: int) -> None:
         graph, base = self._graph, self._graph.base[index]

@@ -14,10 +14,12 @@ from torch import Tensor, fx, nn
 import fxdevice
 from fxdevice import machine, sim, strategy_problems
 from fxdevice.choose import Choice
+from fxdevice.device_spec import DeviceSpec
 from fxdevice.errors import CompileOptionError, PlacementError, PlanError
 from fxdevice.model import compiled_model_of
 from fxdevice.passes.prepare import strategy_graph
 from fxdevice.placers import strategy_names
+from fxdevice.topology import Slot, Topology
 from tests.two_slots import SLOTS, Layers, assert_same, gradients
 
 
@@ -249,3 +251,65 @@ def test_optimizers_that_cannot_be_counted() -> None:
     plan = fxdevice.plan(Layers(8, 2), torch.ones(2, 8), devices="2xcpu", optimizer="sgd")
     with pytest.raises(PlanError, match="room for the state of sgd, and optimizer='adam'"):
         fxdevice.compile(Layers(8, 2), SLOTS, plan=plan, optimizer="adam")
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Two CPU slots that may work at the same time, each at a share of what one reaches alone."""
+    alone = DeviceSpec("all cores", {"float32": 1e9}, 1e9, launch_s=1e-6)
+    rate = request.param * 1e9
+    spec = DeviceSpec("share", {"float32": rate}, rate, launch_s=1e-6)
+    slots = tuple(Slot(index, "cpu", spec=spec, alone=alone) for index in range(2))
+    kept = Topology(slots, None, hand_over_s=1e-6)
+    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
+    monkeypatch.setattr(machine, "read_calibration", lambda devices: kept)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "words"),
+    [(0.7, "data, slots at once"), (0.3, "single, slots in turns")],
+    indirect=["at_once"],
+)
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.usefixtures("at_once")
+def test_cpu_slots_work_at_once_where_that_is_faster(words: str, training: bool) -> None:
+    plain = Layers(64, 3).double()
+    model = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], inner="eager")
+    x = torch.randn(128, 64, dtype=torch.float64)
+    with torch.set_grad_enabled(training):
+        result, expected = model(x), plain(x)
+    assert_same(result, expected)
+    if training:
+        result.mean().backward()
+        expected.mean().backward()
+        assert_same(gradients(model), {n: p.grad for n, p in plain.named_parameters()})
+    text = fxdevice.report(model).summary()
+    assert f"auto chose {words}: " in text
+    assert re.search(r"not \w+, slots (at once|in turns): [\d.]+ \ws, [\d.]+x as long", text)
+    (choice,) = choices(model)
+    compiled = compiled_model_of(model)
+    assert compiled is not None
+    for lowered in compiled.records.graphs[0].lowered:
+        queues = {slot.queue_name for slot in lowered.topology.slots}
+        assert len(queues) == (1 if choice.in_turns else 2)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "num_queues"),
+    [(0.7, 2), (0.3, 1)],
+    indirect=["at_once"],
+)
+@pytest.mark.usefixtures("at_once")
+def test_an_explicit_strategy_uses_slots_as_is_faster(num_queues: int) -> None:
+    plain = Layers(64, 3)
+    model = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], inner="eager", strategy="data")
+    x = torch.randn(128, 64)
+    with torch.no_grad():
+        assert_same(model(x), plain(x))
+    compiled = compiled_model_of(model)
+    assert compiled is not None
+    (lowered,) = compiled.records.graphs[0].lowered
+    assert {p.slot for p in lowered.partitioning.partitions} == {0, 1}
+    assert len({slot.queue_name for slot in lowered.topology.slots}) == num_queues
+    text = fxdevice.report(model).summary()
+    assert ("graph 0, inference, slots at once:" in text) is (num_queues == 2)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 
-from fxdevice.choose import Trial, best_trial, try_strategies
+from fxdevice.choose import Trial, best_trial, choose_strategy, choose_way, try_strategies
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
+from fxdevice.device_spec import DeviceSpec
 from fxdevice.dims import OpDims
 from fxdevice.errors import PlacementError
+from fxdevice.evaluate import evaluate
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import Link, Slot, Topology
 from tests.strategies import problems
@@ -110,3 +112,92 @@ def test_the_best_is_never_slower_than_any_other(drawn: PlacementProblem) -> Non
         if trial.is_usable:
             assert trial.evaluation is not None
             assert best.evaluation.makespan_s <= trial.evaluation.makespan_s
+
+
+class TwoWays:
+    """A chain on CPU slots that can be used at once and in turns.
+
+    Args:
+        share: What a slot reaches while the others work, of what it reaches alone.
+        limit: Bytes that each slot may hold.
+    """
+
+    def __init__(self, share: float, limit: int | None = None) -> None:
+        alone = DeviceSpec("all cores", {"float32": 1e11}, 1e10, launch_s=1e-6)
+        spec = DeviceSpec("share", {"float32": share * 1e11}, share * 1e10, launch_s=1e-6)
+        slots = [Slot(i, "cpu", limit, spec, alone=alone) for i in range(2)]
+        self.topology = Topology(tuple(slots), None, hand_over_s=1e-5)
+        self.dag = mlp(512, 512, 4)
+
+    def problem(self, strategy: str, in_turns: bool) -> PlacementProblem:
+        topology = self.topology.in_turns() if in_turns else self.topology
+        assert topology is not None
+        return PlacementProblem(self.dag, topology, estimate_costs(self.dag, topology))
+
+    def makespans(self, strategy: str) -> dict[bool, float | None]:
+        """Seconds of a strategy at once and in turns."""
+        found = {}
+        for in_turns in (False, True):
+            (trial,) = try_strategies(self.problem(strategy, in_turns), (strategy,))
+            found[in_turns] = None if trial.evaluation is None else trial.evaluation.makespan_s
+        return found
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.6, "data"), (0.45, "single")])
+def test_slots_are_used_at_once_where_that_is_faster(share: float, expected: str) -> None:
+    ways = TwoWays(share)
+    trial, choice = choose_strategy(ways.problem, ways.topology)
+    assert choice.strategy == trial.strategy == expected
+    assert choice.in_turns is trial.in_turns is (expected == "single")
+    best = [s for tried in choice.tried for s in ways.makespans(tried.strategy).values()]
+    # All on one slot at once would only leave cores idle; it is never faster than in turns.
+    assert choice.makespan_s == min(seconds for seconds in best if seconds is not None)
+    single = next(tried for tried in choice.tried if tried.strategy == "single")
+    assert single.in_turns
+    assert single.makespan_s == ways.makespans("single")[True]
+
+
+@pytest.mark.parametrize("strategy", ["data", "tensor", "pipeline", "single"])
+@pytest.mark.parametrize("share", [0.6, 0.3])
+def test_one_strategy_is_judged_both_ways(strategy: str, share: float) -> None:
+    ways = TwoWays(share)
+    trial = choose_way(strategy, ways.problem, ways.topology)
+    found = ways.makespans(strategy)
+    at_once, in_turns = found[False], found[True]
+    assert trial.placement is not None
+    assert trial.evaluation is not None
+    assert at_once is not None
+    assert in_turns is not None
+    if len(trial.placement.used_slots) < 2:
+        assert trial.in_turns
+    else:
+        assert trial.evaluation.makespan_s == min(at_once, in_turns)
+        assert trial.in_turns is (in_turns <= at_once)
+    again = evaluate(ways.problem(strategy, trial.in_turns), trial.placement)
+    assert again.makespan_s == trial.evaluation.makespan_s
+
+
+def test_one_slot_with_all_cores_is_not_taken_for_one_with_its_share() -> None:
+    """A share whose measurement came out too fast must not lead to idle cores."""
+    ways = TwoWays(1.5)
+    trial = choose_way("single", ways.problem, ways.topology)
+    assert trial.in_turns
+    assert trial.evaluation is not None
+    assert trial.evaluation.makespan_s == ways.makespans("single")[True]
+
+
+def test_what_fits_no_single_slot_is_split_either_way() -> None:
+    ways = TwoWays(0.3, limit=5 << 20)
+    trial, choice = choose_strategy(ways.problem, ways.topology)
+    assert trial.is_usable
+    assert choice.in_turns is True
+    assert next(t for t in choice.tried if t.strategy == "single").refusal
+
+
+def test_a_strategy_that_refuses_both_ways_keeps_its_words() -> None:
+    ways = TwoWays(0.6, limit=1000)
+    with pytest.raises(PlacementError) as caught:
+        choose_way("single", ways.problem, ways.topology)
+    with pytest.raises(PlacementError) as expected:
+        best_trial(try_strategies(ways.problem("single", True), ("single",)))
+    assert str(caught.value) == str(expected.value)

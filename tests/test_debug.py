@@ -76,7 +76,7 @@ def test_an_error_in_a_node_names_it() -> None:
     model = fxdevice.compile(Picks(), SLOTS, debug=True, strategy="pipeline")
     with torch.no_grad(), pytest.raises(IndexError, match="out of range") as raised:
         model(torch.tensor([9]))
-    (note,) = raised.value.__notes__
+    note, _ = raised.value.__notes__
     assert "node: embedding = aten.embedding.default" in note
     assert "device: fxsim:0" in note
     assert "source: test_debug.py:" in note

@@ -116,6 +116,7 @@ LAYERS = (
     "topology_json",
     "known_links",
     "topology",
+    "cores",
     "device_spec",
     "known_devices",
     "errors",
@@ -125,6 +126,10 @@ NO_TORCH = LAYERS[LAYERS.index("plans") :]
 # Which module uses which private part of PyTorch, and why no public one does. A use of anything
 # below the named part counts as a use of it.
 PRIVATE_TORCH = {
+    ("align", "torch._C._get_function_stack_at"): "whether the alignment is the innermost mode",
+    ("align", "torch._C._len_torch_function_stack"): "whether there is a mode",
+    ("align", "torch._C._pop_torch_function_stack"): "sets the alignment aside in a graph",
+    ("align", "torch._C._push_on_torch_function_stack"): "puts the alignment back after a graph",
     ("alignment", "torch._C.TensorBase"): "the setters of Tensor.data and Tensor.grad",
     ("alignment", "torch._has_compatible_shallow_copy_type"): "nn.Module.to asks it of two devices",
     ("backend", "torch._dynamo.exc"): "which exceptions are Dynamo's own control flow",
@@ -155,10 +160,12 @@ PRIVATE_TORCH = {
     ("plan_capture", "torch._dynamo.exc"): "carries the errors of a backend out of Dynamo",
     ("profiling.meter", "torch._C.DisableTorchFunction"): "compiled code is not aligned",
     ("runtime.executor", "torch._C.DisableTorchFunction"): "compiled code is not aligned",
+    ("runtime.host_executor", "torch._C._len_torch_dispatch_stack"): "whether a mode looks on",
     ("runtime.inductor", "torch._guards"): "inductor wants a tracing context per partition",
     ("runtime.inductor", "torch._inductor"): "compiles a partition, says which devices it can",
     ("runtime.inductor", "torch.utils._triton"): "says whether inductor can use triton",
     ("runtime.inner", "torch._dynamo"): "looks up backends by name",
+    ("runtime.workers", "torch._C.DisableTorchFunction"): "compiled code is not aligned",
     ("sim.compile_support", "torch._prims.rng_prims"): "random state of a device type",
     ("sim.registration", "torch._C._get_privateuse1_backend_name"): "is the slot taken?",
     ("sim.registration", "torch._register_device_module"): "makes torch.fxsim",

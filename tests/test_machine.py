@@ -75,3 +75,38 @@ def test_auto_goes_by_the_memory_of_the_device() -> None:
     assert [slot.memory_bytes for slot in given.slots][:2] == [2500, 2500]
     cpu = topology_of(make_options([torch.device("cpu")]))
     assert cpu.slots[0].memory_bytes is None
+
+
+def test_cpu_slots_can_be_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = make_options(["cpu", "cpu"], strategy="data", max_memory={1: 70})
+    before = topology_of(options)
+    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
+    monkeypatch.setattr(machine, "available_cores", lambda: (0, 1, 2, 3, 4))
+    found = topology_of(options)
+    assert found.in_turns() == before == topology_of(options).in_turns()
+    assert [slot.queue for slot in found.slots] == [None, None]
+    assert [slot.memory_bytes for slot in found.slots] == [None, 70]
+    all_cores = DeviceSpec.named("cpu")
+    for slot in found.slots:
+        assert slot.alone == all_cores
+        share = slot.spec.peak_flops_per_s("float32") / all_cores.peak_flops_per_s("float32")
+        assert share == pytest.approx(2 / 5)
+        assert slot.spec.memory_bytes_per_s == pytest.approx(all_cores.memory_bytes_per_s / 2)
+    assert found.hands_over(0, 1)
+    (alone,) = topology_of(make_options(["cpu"])).slots
+    assert (alone.spec, alone.alone, alone.queue) == (all_cores, None, 0)
+
+
+def test_more_slots_than_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
+    monkeypatch.setattr(machine, "available_cores", lambda: (0, 1))
+    found = topology_of(make_options(["cpu"] * 4, strategy="data"))
+    rates = [slot.spec.peak_flops_per_s("float32") for slot in found.slots]
+    assert sum(rates) == pytest.approx(DeviceSpec.named("cpu").peak_flops_per_s("float32"))
+
+
+def test_simulated_devices_take_turns_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
+    found = topology_of(make_options([0, 1], strategy="data"))
+    assert {slot.queue for slot in found.slots} == {0}
+    assert found.in_turns() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,64 @@ def test_difference() -> None:
     text = first.diff(second)
     assert text.startswith("strategy: single -> pipeline\n")
     assert "layers.3: in parts -> slot 1" in text
+
+
+def two_ways(share: float) -> fxdevice.Topology:
+    """Two CPU slots that reach `share` of their speed while both work."""
+    alone = fxdevice.DeviceSpec("all cores", {"float32": 1e11}, 1e10)
+    spec = fxdevice.DeviceSpec("share", {"float32": share * 1e11}, share * 1e10)
+    slots = [fxdevice.Slot(index, "cpu", spec=spec, alone=alone) for index in range(2)]
+    return fxdevice.Topology(tuple(slots), None, hand_over_s=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("share", "strategy", "words"),
+    [
+        (0.6, "data", "slots at once"),
+        (0.45, "single", "slots in turns"),
+    ],
+)
+def test_slots_that_can_be_used_in_two_ways_are_planned_both_ways(
+    share: float, strategy: str, words: str, tmp_path: Path
+) -> None:
+    model, topology = on_meta(256, 4), two_ways(share)
+    x = torch.empty(512, 256, device="meta")
+    plan = planned(model, x, devices=topology)
+    in_turns = topology.in_turns()
+    assert plan.strategy == strategy
+    assert plan.topology == (in_turns if plan.in_turns else topology)
+    assert str(plan).count(f"{strategy}, {words}") == 2  # at the top and among the reasons
+    assert plan.prediction.num_transfers == 0
+    assert plan.bounds is not None
+    slots = tuple(replace(slot, alone=None) for slot in topology.slots)
+    assert in_turns is not None
+    one_way = {False: replace(topology, slots=slots), True: in_turns}
+    of_way = {way: planned(model, x, devices=one_way[way]) for way in (False, True)}
+    for index, found in enumerate(plan.candidates):
+        predicted = [of_way[way].candidates[index].prediction for way in (False, True)]
+        seconds = [one.makespan_s for one in predicted if one is not None]
+        if found.prediction is not None:
+            assert found.in_turns is not None
+            assert found.prediction == predicted[found.in_turns]
+            if found.strategy != "single":  # at once would leave cores idle
+                assert found.prediction.makespan_s == min(seconds)
+            assert plan.bounds.any_s <= min(seconds)
+    plan.save(tmp_path / "plan.json")
+    again = fxdevice.Plan.load(tmp_path / "plan.json")
+    assert again == plan
+    assert again.in_turns is plan.in_turns
+
+
+def test_a_plan_from_before_there_were_two_ways_is_read(tmp_path: Path) -> None:
+    plan = planned(on_meta(), torch.empty(8, 64, device="meta"))
+    path = tmp_path / "plan.json"
+    plan.save(path)
+    content = json.loads(path.read_text())
+    for candidate in content["candidates"]:
+        del candidate["in_turns"]
+    del content["topology"]["hand_over_s"]
+    for slot in content["topology"]["slots"]:
+        del slot["alone"]
+    path.write_text(json.dumps(content))
+    assert fxdevice.Plan.load(path) == plan
+    assert plan.in_turns is None

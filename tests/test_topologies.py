@@ -26,7 +26,7 @@ from fxdevice.topologies import (
     topology_to_json,
     uniform,
 )
-from fxdevice.topology import Link, Topology
+from fxdevice.topology import Link, Slot, Topology
 from tests.strategies import topologies
 
 OWN = DeviceSpec("own", {"float32": 1e12}, 1e11, memory_bytes=None)
@@ -190,6 +190,26 @@ def test_json_keeps_sources_queues_and_unequal_devices() -> None:
     assert len(json.loads(topology_to_json(topology))["specs"]) == 2
 
 
+def test_json_keeps_both_ways_to_use_slots() -> None:
+    share = DeviceSpec("half", {"float32": 1e9}, 1e9)
+    alone = DeviceSpec("all", {"float32": 2e9}, 2e9)
+    slots = tuple(Slot(index, "cpu", spec=share, alone=alone) for index in range(2))
+    topology = Topology(slots, None, hand_over_s=1e-5)
+    text = topology_to_json(topology)
+    again = topology_from_json(text)
+    assert again == topology
+    assert again.in_turns() == topology.in_turns()
+    assert [spec["name"] for spec in json.loads(text)["specs"]] == ["half", "all"]
+
+
+def test_a_file_from_before_there_were_two_ways_is_read() -> None:
+    content = json.loads(topology_to_json(uniform("2xT4", "pcie3")))
+    del content["hand_over_s"]
+    for slot in content["slots"]:
+        del slot["alone"]
+    assert topology_from_json(json.dumps(content)) == uniform("2xT4", "pcie3")
+
+
 def test_json_of_links_does_not_depend_on_their_order() -> None:
     links = {(0, 1): "pcie3", (1, 0): "host"}
     turned = dict(reversed(links.items()))
@@ -211,6 +231,8 @@ def changed(change: Callable[[dict[str, Any]], object]) -> str:
         (lambda c: c["slots"][0].update(spec=1), r"slots\[0\].spec .* 1 specs; found 1"),
         (lambda c: c["slots"][0].update(spec=-1), r"slots\[0\].spec"),
         (lambda c: c["slots"][0].update(spec=True), "slots.0.spec"),
+        (lambda c: c["slots"][1].update(alone=1), r"slots\[1\].alone .* 1 specs; found 1"),
+        (lambda c: c.update(hand_over_s=-1), "hand_over_s must"),
         (lambda c: c["slots"][1].update(memory_bytes=-1), r"slots\[1\].memory_bytes must"),
         (lambda c: c["slots"][1].update(memory_bytes="1"), "slots.1.memory_bytes"),
         (lambda c: c["specs"][0].update(memory_bytes_per_s=0), "'T4': memory_bytes_per_s must"),

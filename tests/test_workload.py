@@ -12,6 +12,7 @@ from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.errors import PlacementError
 from fxdevice.indexed import is_generator, is_task
 from fxdevice.placement import PlacementProblem
+from fxdevice.simulate import schedule_of
 from fxdevice.topology import Slot, Topology, device_of_slots
 from fxdevice.workload import Task, Workload, build_workload
 from tests.planner_cases import Case, placed_problems
@@ -44,6 +45,29 @@ def needs(problem: PlacementProblem, **slot_of: int) -> dict[str, list[str]]:
 
 X = DagNode("x", NodeKind.INPUT, output_bytes=8)
 W = DagNode("w", NodeKind.STATE, output_bytes=8, gradient_bytes=8)
+
+
+def test_a_result_is_handed_over_once_to_every_slot_of_its_device() -> None:
+    nodes = (X, W, compute("a", "x", "w"), compute("b", "a"), compute("c", "a"), compute("d", "b"))
+    problem = problem_of(*nodes, devices=("cpu", "cpu"))
+    apart = dataclasses.replace(problem.topology, hand_over_s=0.25)
+    problem = dataclasses.replace(problem, topology=apart)
+    places = {"w": 0, "a": 0, "b": 1, "c": 1, "d": 0}
+    found = needs(problem, **places)
+    assert found == {
+        "a": [],
+        "a_for1": ["a"],
+        "b": ["a", "a_for1"],
+        "c": ["a", "a_for1"],
+        "b_for0": ["b"],
+        "d": ["b", "b_for0"],
+    }
+    schedule = schedule_of(problem, places)
+    assert schedule.makespan_s == 1 + 0.25 + 1 + 0.25 + 1  # a, b and d, while c runs
+    assert not schedule.channel_busy_s
+    turns = tuple(dataclasses.replace(slot, queue=0) for slot in apart.slots)
+    problem = dataclasses.replace(problem, topology=dataclasses.replace(apart, slots=turns))
+    assert schedule_of(problem, places).makespan_s == 4
 
 
 def test_a_value_moves_once_to_every_device_right_after_it() -> None:

@@ -20,7 +20,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,8 @@ def main() -> None:
     if options.cpu_time:
         torch.set_num_threads(1)
         clock = time.process_time
-    topology = measure_topology([torch.device("cpu")] * 2, Meter(clock=clock))
+    (slot,) = measure_topology([torch.device("cpu")], Meter(clock=clock)).slots
+    topology = Topology((slot, replace(slot, index=1)), None)
     tables = {}
     for inner in options.inner:
         print(f"\ninner={inner!r}\n{_HEAD}")

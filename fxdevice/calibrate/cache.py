@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from fxdevice.calibrate.rates import device_name
+from fxdevice.cores import available_cores
 from fxdevice.sim.build import cache_folder
 from fxdevice.topology import Topology
 from fxdevice.topology_json import topology_from_json, topology_to_json
@@ -35,7 +36,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 # Raise it when what is measured, or how, changes.
-_VERSION = 3
+_VERSION = 4
 
 
 def machine_of(devices: Sequence[torch.device]) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def machine_of(devices: Sequence[torch.device]) -> dict[str, Any]:
         "version": _VERSION,
         "host": platform.node(),
         "processor": platform.processor() or platform.machine(),
-        "num_cores": os.cpu_count(),
+        "num_cores": len(available_cores()),
         "torch": torch.__version__,
         "num_threads": torch.get_num_threads(),
         # Whether float32 products are rounded. Not get_float32_matmul_precision: it raises where

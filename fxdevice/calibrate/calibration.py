@@ -13,6 +13,8 @@ from fxdevice.calibrate.faults import faults_in, warn_of_faults
 from fxdevice.calibrate.links import measure_link
 from fxdevice.calibrate.meter import Meter
 from fxdevice.calibrate.rates import measure_device
+from fxdevice.calibrate.together import measure_hand_over_s, measure_together
+from fxdevice.device_spec import DeviceSpec
 from fxdevice.devices import DeviceLike, resolve_devices
 from fxdevice.sim.extension import BACKEND_NAME
 from fxdevice.topology import Link, Slot, Topology
@@ -76,7 +78,8 @@ def measure_topology(
 
     Returns:
         The slots, with a link for every pair on different devices. Slots of one device share its
-        queue, and each has its part of the device's memory.
+        queue, and each has its part of the device's memory. CPU slots have queues of their own and
+        are measured twice: alone with all cores, and all of them at once with equally many each.
     """
     meter = meter or Meter()
     effort = effort or Effort()
@@ -89,6 +92,8 @@ def measure_topology(
         if source != destination
     }
     _give_memory_back(distinct)
+    if distinct == [torch.device("cpu")] and len(devices) > 1:
+        return _of_cpu_slots(len(devices), specs[distinct[0]], meter, effort)
     slots = []
     for index, device in enumerate(devices):
         spec = specs[device]
@@ -102,6 +107,14 @@ def measure_topology(
     }
     log.info("measured %d devices and %d connections", len(specs), len(measured))
     return Topology(tuple(slots), None, links)
+
+
+def _of_cpu_slots(num_slots: int, alone: DeviceSpec, meter: Meter, effort: Effort) -> Topology:
+    spec = measure_together(num_slots, meter, effort)
+    hand_over_s = measure_hand_over_s(meter, effort)
+    log.info("measured %d CPU slots at once", num_slots)
+    slots = tuple(Slot(index, "cpu", spec=spec, alone=alone) for index in range(num_slots))
+    return Topology(slots, None, hand_over_s=hand_over_s)
 
 
 def _queue(device: torch.device, distinct: Sequence[torch.device]) -> int:

@@ -33,6 +33,7 @@ class Effort:
         transfer_bytes: Sizes of the transfers between two devices.
         probe_bytes: Sizes of the transfers whose content is compared; odd ones, because some
             faults concern the last bytes of a block only.
+        num_hand_overs: Times that a thread hands over to another one and back.
         num_probes: Times that each of those is sent, with other content each time.
     """
 
@@ -48,6 +49,7 @@ class Effort:
     num_warm: int = 4
     copy_bytes: int = 256 * _MIB
     num_launches: int = 200
+    num_hand_overs: int = 200
     transfer_bytes: tuple[int, ...] = (4 * _KIB, 64 * _KIB, 1 * _MIB, 4 * _MIB, 16 * _MIB)
     probe_bytes: tuple[int, ...] = (1, 4 * _KIB + 3, 1 * _MIB + 7, 8 * _MIB + 11)
     num_probes: int = 2

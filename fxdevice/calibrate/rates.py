@@ -30,8 +30,17 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _SMALLEST_COPY_BYTES = 2**20
 
 
-def measure_device(device: torch.device, meter: Meter, effort: Effort) -> DeviceSpec:
+def measure_device(
+    device: torch.device, meter: Meter, effort: Effort, quiet: Meter | None = None
+) -> DeviceSpec:
     """Returns the rates that `device` reaches; "float32" as PyTorch is set at present.
+
+    Args:
+        device: What to measure.
+        meter: How to take the time.
+        effort: How much to measure.
+        quiet: How to take the time of what is too short to be measured while others work; `meter`
+            where nobody else does.
 
     Raises:
         DeviceError: The device is too full, or cannot multiply float32 matrices.
@@ -47,14 +56,15 @@ def measure_device(device: torch.device, meter: Meter, effort: Effort) -> Device
                 f"cannot measure {device}: it has no room for two float32 matrices of "
                 f"{effort.smallest_side} rows, or cannot multiply them. Free its memory"
             )
-        launch_s = _launch_s(device, meter, effort)
+        quiet = quiet or meter
+        launch_s = _launch_s(device, quiet, effort)
         spec = DeviceSpec(
             name=device_name(device),
             flops_per_s=rates,
             memory_bytes_per_s=_memory_bytes_per_s(device, meter, effort),
             memory_bytes=_memory_bytes(device),
             launch_s=launch_s,
-            memory_curve=measure_memory_curve(device, launch_s, meter, effort),
+            memory_curve=measure_memory_curve(device, launch_s, meter, effort, quiet),
             source=f"measured on {device} with torch {torch.__version__}",
         )
         if device.type != "cpu":

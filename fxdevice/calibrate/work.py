@@ -36,11 +36,18 @@ MAPPED_BYTES = 32 * 2**20
 Source: `DEFAULT_MMAP_THRESHOLD_MAX` of glibc on 64-bit machines, in the manual page mallopt(3).
 """
 
+_OWN_CACHE_BYTES = 2**20
+"""Tensors below this are in caches that a core has for itself: 1 to 2 MiB a core at present."""
+
 log = logging.getLogger(__name__)
 
 
 def measure_memory_curve(
-    device: torch.device, launch_s: float, meter: Meter, effort: Effort
+    device: torch.device,
+    launch_s: float,
+    meter: Meter,
+    effort: Effort,
+    quiet: Meter | None = None,
 ) -> tuple[tuple[int, float], ...]:
     """Returns bytes and seconds of operations that add two tensors, from small to large.
 
@@ -52,11 +59,14 @@ def measure_memory_curve(
         launch_s: Cost of starting an operation, which does not count.
         meter: How to take the time.
         effort: Sizes.
+        quiet: How to take the time of what a core's own caches hold, if not like the rest.
     """
+    quiet = quiet or meter
     curve: list[tuple[int, float]] = []
     for num_bytes in effort.sum_bytes:
         num_runs = max(1, effort.sum_bytes[-1] // 8 // num_bytes)
-        total_s = _sum_s(num_bytes, num_runs, device, meter, effort)
+        used = quiet if num_bytes < _OWN_CACHE_BYTES else meter
+        total_s = _sum_s(num_bytes, num_runs, device, used, effort)
         if total_s is None:
             break
         seconds = max(total_s - launch_s, 0.1 * total_s, 1e-9)

@@ -182,6 +182,8 @@ def _timed(task: Task, topology: Topology, is_late: bool) -> TimedTask:
     if task.source is None:
         queue = topology.slots[task.slot].queue_name
         return TimedTask(task.needs, f"queue {queue}", task.seconds, False, is_late)
+    if topology.hands_over(task.source, task.slot):
+        return TimedTask(task.needs, f"hand-over {task.name}", topology.hand_over_s, True)
     channel = topology.channel_name(task.source, task.slot)
     seconds = topology.transfer_s(task.output_bytes, task.source, task.slot)
     return TimedTask(task.needs, f"channel {channel}", seconds, True)

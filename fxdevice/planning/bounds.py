@@ -15,7 +15,7 @@ from fxdevice.planning.trials import PlannedGraph
 from fxdevice.plans.parts import Bounds
 from fxdevice.topology import Topology
 
-__all__ = ["call_bounds", "check_exact"]
+__all__ = ["call_bounds", "check_exact", "least_bounds"]
 
 
 def check_exact(exact_s: float) -> None:
@@ -58,3 +58,14 @@ def call_bounds(
             least_s = max(least_s, exact)
         whole_s += num_calls * least_s
     return Bounds(any_s, whole_s if math.isfinite(whole_s) else None, bool(exact_s))
+
+
+def least_bounds(of_ways: Sequence[Bounds]) -> Bounds:
+    """Returns what bounds a call whose slots may be used in any of several ways.
+
+    Args:
+        of_ways: The bounds of every way.
+    """
+    whole = [bounds.whole_s for bounds in of_ways if bounds.whole_s is not None]
+    any_s = min(bounds.any_s for bounds in of_ways)
+    return Bounds(any_s, min(whole, default=None), of_ways[0].is_exact)

@@ -18,7 +18,7 @@ from fxdevice.passes.prepare import preparation, strategy_graph
 from fxdevice.pins import Pins
 from fxdevice.placers import strategy_names
 from fxdevice.plan_capture import CapturedForPlan, capture_graphs
-from fxdevice.planning.bounds import call_bounds, check_exact
+from fxdevice.planning.bounds import call_bounds, check_exact, least_bounds
 from fxdevice.planning.trials import CallTrial, PlannedGraph, try_call
 from fxdevice.plans.plan import Plan
 from fxdevice.preflight import check_pins, modules_named, pins_of_whole, unknown_names
@@ -89,24 +89,30 @@ def plan(
     captured = capture_graphs(model, args, kwargs, training=training, inner=inner)
     dtypes = {s.name: str(s.tensor.dtype).removeprefix("torch.") for s in state_tensors(model)}
     names = strategy_names() if strategy == "auto" else (strategy,)
-    trials, known = [], {}
+    ways = _ways(topology)
+    known: dict[str, list[PlannedGraph]] = {}
+    found: dict[str, list[CallTrial]] = {name: [] for name in names}
     with without_collection():
-        for name in names:
-            key = preparation(name)
-            if key not in known:
-                dags = [planned_dag(graph, key, inner, together) for graph in captured]
-                known[key] = [
-                    PlannedGraph(graph.label, graph.num_calls, dag, graph.state_names, dtypes)
-                    for graph, dag in zip(captured, dags, strict=True)
-                ]
-            trials.append(try_call(name, known[key], topology, pins, memory))
+        for key in dict.fromkeys(map(preparation, names)):
+            dags = [planned_dag(graph, key, inner, together) for graph in captured]
+            known[key] = [
+                PlannedGraph(graph.label, graph.num_calls, dag, graph.state_names, dtypes)
+                for graph, dag in zip(captured, dags, strict=True)
+            ]
+        for in_turns, way in ways.items():
+            for name in names:
+                trial = try_call(name, known[preparation(name)], way, pins, memory)
+                found[name].append(replace(trial, in_turns=in_turns))
+        trials = [min(of_name, key=lambda trial: trial.rank) for of_name in found.values()]
         best = _best(trials)
-        bounds = call_bounds(list(known.values()), topology, pins, memory, exact_s)
+        bounds = least_bounds(
+            [call_bounds(list(known.values()), w, pins, memory, exact_s) for w in ways.values()]
+        )
     assert best.prediction is not None
     return Plan(
         model=type(model).__name__,
         strategy=best.strategy,
-        topology=topology,
+        topology=ways[best.in_turns],
         training=training,
         optimizer=optimizer,
         state=best.state,
@@ -134,6 +140,12 @@ def planned_dag(
         captured.graph, strategy, captured.inputs, captured.module_name, inner, together
     )
     return dag
+
+
+def _ways(topology: Topology) -> dict[bool | None, Topology]:
+    """Returns the slots at once and in turns, by `CallTrial.in_turns`."""
+    turns = topology.in_turns()
+    return {None: topology} if turns is None else {False: topology, True: turns}
 
 
 def _best(trials: Sequence[CallTrial]) -> CallTrial:

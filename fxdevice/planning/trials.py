@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -95,6 +96,8 @@ class CallTrial:
         state: Where state lives.
         prediction: What a call takes; None when the strategy cannot be used.
         refusal: Why it cannot; empty when it can.
+        in_turns: Of slots that can be used in two ways, whether they take turns; None where there
+            is one way.
     """
 
     strategy: str
@@ -102,10 +105,22 @@ class CallTrial:
     state: dict[str, StatePlan] = field(default_factory=dict)
     prediction: Prediction | None = None
     refusal: str = ""
+    in_turns: bool | None = None
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, bool]:
+        """The smaller, the better; of the two ways to use slots, in turns is the simpler one."""
+        seconds = math.inf if self.prediction is None else self.prediction.makespan_s
+        return bool(self.refusal), self._idles_at_once(), seconds, self.in_turns is False
+
+    def _idles_at_once(self) -> bool:
+        """Returns whether one slot does everything on its share of a device that idles else."""
+        slots = {slot for graph in self.graphs for slot in graph.placement.used_slots}
+        return self.in_turns is False and len(slots) < 2
 
     def candidate(self) -> Candidate:
         """Returns what the plan tells of it."""
-        return Candidate(self.strategy, self.prediction, self.refusal)
+        return Candidate(self.strategy, self.prediction, self.refusal, self.in_turns)
 
 
 def try_call(
@@ -154,7 +169,12 @@ def _note_state(graph: PlannedGraph, trial: Trial, state: dict[str, StatePlan]) 
 def _prediction(problem: PlacementProblem, trial: Trial) -> Prediction:
     assert trial.evaluation is not None
     schedule, memory = trial.evaluation.schedule, trial.evaluation.memory
-    moved = [task for task in schedule.workload.tasks if task.source is not None]
+    shares_device = problem.topology.shares_device
+    moved = [
+        task
+        for task in schedule.workload.tasks
+        if task.source is not None and not shares_device(task.source, task.slot)
+    ]
     slots = tuple(
         SlotPrediction(busy_s, used.total_bytes, used.lasting_bytes)
         for busy_s, used in zip(schedule.busy_s, memory, strict=True)

@@ -59,6 +59,7 @@ class _Candidate:
     strategy: str
     prediction: _Prediction | None
     refusal: str
+    in_turns: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,12 @@ def parsed(content: bytes) -> dict[str, Any]:
         "graphs": tuple(_graph(graph, num_slots) for graph in form.graphs),
         "prediction": _prediction(form.prediction),
         "candidates": tuple(
-            Candidate(c.strategy, _prediction(c.prediction) if c.prediction else None, c.refusal)
+            Candidate(
+                c.strategy,
+                _prediction(c.prediction) if c.prediction else None,
+                c.refusal,
+                c.in_turns,
+            )
             for c in form.candidates
         ),
         "notes": tuple(form.notes),

@@ -49,11 +49,14 @@ class Candidate:
         strategy: Its name.
         prediction: What it would take; None when it cannot be used.
         refusal: Why it cannot be used; empty when it can.
+        in_turns: Of slots that can be used in two ways (`Topology.in_turns`), whether this is of
+            them in turns, which was faster than at once; None where there is one way.
     """
 
     strategy: str
     prediction: Prediction | None
     refusal: str = ""
+    in_turns: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ class Plan:
     Attributes:
         model: Name of the model's class.
         strategy: The strategy that was chosen.
-        topology: The slots and links that it was made for.
+        topology: The slots and links that it was made for; of slots that can be used at once and in
+            turns (`Topology.in_turns`), as the plan uses them.
         training: Whether a backward pass was planned.
         optimizer: Whose state the memory has room for; None for none.
         state: Where every parameter and buffer lives, by qualified name.
@@ -60,6 +61,12 @@ class Plan:
         if self.bounds is None:
             return None
         return max(0.0, 1.0 - self.bounds.any_s / self.prediction.makespan_s)
+
+    @property
+    def in_turns(self) -> bool | None:
+        """Whether slots that could run at once take turns; None where there was one way only."""
+        named = (one.in_turns for one in self.candidates if one.strategy == self.strategy)
+        return next(named, None)
 
     @property
     def device_map(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fxdevice.plans.parts import Candidate, Prediction
     from fxdevice.plans.plan import Plan
 
-__all__ = ["difference", "format_seconds", "full", "why_not"]
+__all__ = ["difference", "format_seconds", "full", "way_of_slots", "why_not"]
 
 _MAX_ROWS = 20
 """Rows of a list that are written out; a large model has hundreds of modules."""
@@ -27,7 +27,7 @@ def difference(before: Plan, after: Plan) -> str:
     lines = []
     for what, old, new in (
         ("model", before.model, after.model),
-        ("strategy", before.strategy, after.strategy),
+        ("strategy", _strategy(before), _strategy(after)),
         ("devices", _devices(before), _devices(after)),
         ("training", before.training, after.training),
         ("optimizer", before.optimizer, after.optimizer),
@@ -53,6 +53,11 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / 1e-9:.3g} ns"
 
 
+def way_of_slots(in_turns: bool) -> str:
+    """Returns how slots that can be used in two ways are used, to put behind a strategy."""
+    return ", slots in turns" if in_turns else ", slots at once"
+
+
 def why_not(strategy: str, seconds: float | None, refusal: str, *, fastest_s: float) -> str:
     """Returns why a strategy was not chosen.
 
@@ -76,7 +81,8 @@ def why_not(strategy: str, seconds: float | None, refusal: str, *, fastest_s: fl
 def _lines(plan: Plan) -> Iterator[str]:
     what = "forward and backward" if plan.training else "forward"
     yield f"{plan.model} on {len(plan.topology.slots)} slots: {_devices(plan)}"
-    yield f"strategy {plan.strategy}, {what}: {_time(plan.prediction)} a call predicted"
+    way = "" if plan.in_turns is None else way_of_slots(plan.in_turns)
+    yield f"strategy {plan.strategy}{way}, {what}: {_time(plan.prediction)} a call predicted"
     for slot, found in zip(plan.topology.slots, plan.prediction.slots, strict=True):
         limit = "" if slot.memory_bytes is None else f" of {format_bytes(slot.memory_bytes)}"
         yield (
@@ -120,13 +126,17 @@ def _bounds(plan: Plan) -> Iterator[str]:
 
 
 def _candidate(plan: Plan, candidate: Candidate) -> str:
-    found = candidate.prediction
+    found, name = candidate.prediction, candidate.strategy
+    if found is not None and candidate.in_turns is not None:
+        name += way_of_slots(candidate.in_turns)
     if found is not None and candidate.strategy == plan.strategy:
-        return f"{candidate.strategy}: {_time(found)}, the fastest that fits"
+        return f"{name}: {_time(found)}, the fastest that fits"
     seconds = None if found is None else found.makespan_s
-    return why_not(
-        candidate.strategy, seconds, candidate.refusal, fastest_s=plan.prediction.makespan_s
-    )
+    return why_not(name, seconds, candidate.refusal, fastest_s=plan.prediction.makespan_s)
+
+
+def _strategy(plan: Plan) -> str:
+    return plan.strategy + ("" if plan.in_turns is None else way_of_slots(plan.in_turns))
 
 
 def _devices(plan: Plan) -> str:

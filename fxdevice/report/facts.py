@@ -78,6 +78,8 @@ class GraphFacts:
         transfers: Its transfers, in order.
         rows: One row of text a node.
         choice: Why "auto" took its strategy; None under any other.
+        at_once: Whether the slots share the cores and work at the same time, where they could take
+            turns as well.
         partitions: Its partitions, in the order in which they run.
     """
 
@@ -87,6 +89,7 @@ class GraphFacts:
     transfers: tuple[TransferFacts, ...]
     rows: str
     choice: Choice | None = None
+    at_once: bool = False
     partitions: tuple[PartitionFacts, ...] = ()
 
 
@@ -217,6 +220,7 @@ def _graph_facts(index: int, captured: CapturedGraph, lowered: LoweredGraph) -> 
         transfers=transfers,
         rows=text.rows(placed, names, lowered.dag, lowered.costs),
         choice=captured.choice,
+        at_once=any(slot.alone is not None for slot in lowered.topology.slots),
         partitions=partition_facts(lowered),
     )
 

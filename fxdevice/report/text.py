@@ -10,7 +10,7 @@ from fxdevice.costs import CostTable, format_bytes
 from fxdevice.dag import Dag
 from fxdevice.dump import dump
 from fxdevice.placed_graph import PlacedGraph, node_info
-from fxdevice.plans.text import format_seconds, why_not
+from fxdevice.plans.text import format_seconds, way_of_slots, why_not
 from fxdevice.report.partitions import seconds
 from fxdevice.transfer_op import is_transfer
 
@@ -95,7 +95,8 @@ def _few(names: Sequence[str], num_shown: int = 8) -> str:
 
 def _graph(graph: GraphFacts) -> str:
     moved = sum(transfer.num_bytes for transfer in graph.transfers)
-    lines = [f"graph {graph.index}, {graph.label}:"]
+    way = way_of_slots(in_turns=False) if graph.at_once else ""
+    lines = [f"graph {graph.index}, {graph.label}{way}:"]
     if graph.choice is not None and graph.label != "backward":  # one choice for both
         lines += _choice(graph.choice)
     for slot in graph.slots:
@@ -124,15 +125,19 @@ def _partition(found: PartitionFacts) -> str:
 
 
 def _choice(choice: Choice) -> list[str]:
+    has_ways = choice.in_turns is not None
+    way = way_of_slots(bool(choice.in_turns)) if has_ways else ""
     lines = [
-        f"  auto chose {choice.strategy}: {format_seconds(choice.makespan_s)} predicted",
+        f"  auto chose {choice.strategy}{way}: {format_seconds(choice.makespan_s)} predicted",
     ]
-    lines += [
-        "    "
-        + why_not(tried.strategy, tried.makespan_s, tried.refusal, fastest_s=choice.makespan_s)
-        for tried in choice.tried
-        if tried.strategy != choice.strategy
-    ]
+    for tried in choice.tried:
+        if tried.strategy == choice.strategy:
+            continue
+        way = way_of_slots(tried.in_turns) if has_ways and tried.makespan_s is not None else ""
+        reason = why_not(
+            tried.strategy + way, tried.makespan_s, tried.refusal, fastest_s=choice.makespan_s
+        )
+        lines.append(f"    {reason}")
     if choice.takes_turns:
         lines.append("    not tried: any other, for these slots run one operation at a time")
     return lines

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from fxdevice.runtime.program import Program, RunPartition, Transfer
+from fxdevice.runtime.program import Program, RunPartition, Step, Transfer
 from fxdevice.transfer_op import transfer_tensor
 
-__all__ = ["SerialExecutor", "current_device"]
+__all__ = ["SerialExecutor", "add_step_note", "current_device"]
+
+_NOTHING = contextlib.nullcontext()
 
 
 class SerialExecutor:
@@ -47,12 +49,18 @@ class SerialExecutor:
         for value, constant in program.constants:
             values[value] = constant
         # A step is compiled code: the alignment of eager code has no business in it.
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        # AOTAutograd has mostly switched gradients off: to do so again takes microseconds.
+        gradients = torch.no_grad() if torch.is_grad_enabled() else _NOTHING
+        with torch._C.DisableTorchFunction(), gradients:
             for step in program.steps:
-                if isinstance(step, Transfer):
-                    values[step.destination] = self._transferred(step, values[step.source])
-                else:
-                    self._run(step, values)
+                try:
+                    if isinstance(step, Transfer):
+                        values[step.destination] = self._transferred(step, values[step.source])
+                    else:
+                        self._run(step, values)
+                except BaseException as error:
+                    add_step_note(error, step)
+                    raise
                 for value in step.frees:
                     values[value] = None
         outputs = [None if value is None else values[value] for value in program.outputs]
@@ -85,6 +93,12 @@ class SerialExecutor:
         return copy
 
 
+def add_step_note(error: BaseException, step: Step) -> None:
+    """Says in an error's notes in which step it was raised."""
+    origin = f": {step.origin}" if step.origin else ""
+    error.add_note(f"  in step {step.name} on slot {step.slot} ({step.device}){origin}")
+
+
 def _sent(step: Transfer, value: torch.Tensor) -> torch.Tensor:
     return transfer_tensor(value, step.device, is_packed=step.is_packed, via_host=step.via_host)
 
@@ -110,7 +124,7 @@ class _Resident:
 def current_device(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Makes `device` current: Triton kernels and custom operations launch on the current one."""
     if device.type == "cpu":
-        return contextlib.nullcontext()
+        return _NOTHING
     manager: contextlib.AbstractContextManager[None] = torch.get_device_module(device).device(
         device
     )

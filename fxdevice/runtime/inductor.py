@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import fx
 from torch._guards import TracingContext, tracing
+from torch._inductor import config
 from torch._inductor.codegen.common import get_scheduling_for_device, init_backend_registration
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
@@ -20,7 +22,7 @@ from torch._inductor.decomposition import select_decomp_table
 from fxdevice.runtime.program import CompiledPartition
 from fxdevice.tracing import fake_mode_of
 
-__all__ = ["compile_partition", "decompositions", "missing_for"]
+__all__ = ["compile_partition", "decompositions", "missing_for", "settings"]
 
 
 def missing_for(device: torch.device) -> str | None:
@@ -41,6 +43,23 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     return select_decomp_table()
 
 
+def settings(threads: int | None, releases_gil: bool) -> AbstractContextManager[Any]:
+    """Returns a context in which partitions are compiled to run at once with others.
+
+    Args:
+        threads: Number of threads of a kernel on the CPU; None leaves it to the configuration.
+        releases_gil: Whether C++ calls the kernels, without the GIL. Python does otherwise, and
+            holds it while a kernel runs.
+    """
+    changes: dict[str, Any] = {}
+    if threads is not None:
+        changes["cpp.threads"] = threads
+    if releases_gil:
+        changes["cpp_wrapper"] = True
+    context: AbstractContextManager[Any] = config.patch(changes)
+    return context
+
+
 def compile_partition(module: fx.GraphModule, fakes: Sequence[Any]) -> CompiledPartition:
     """Returns the compiled partition.
 
@@ -58,6 +77,6 @@ def compile_partition(module: fx.GraphModule, fakes: Sequence[Any]) -> CompiledP
     # compile_fx_inner reports output strides to the tracing context, which has room for one graph.
     context = TracingContext(fake_mode_of(fakes, values))
     with tracing(context):
-        compiled = compile_fx_inner(module, list(fakes))
+        compiled = compile_fx_inner(module, list(fakes), cpp_wrapper=config.cpp_wrapper)
     assert callable(compiled)
     return compiled

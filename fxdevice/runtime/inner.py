@@ -6,8 +6,11 @@ backend, by name or as a callable, gets the partition as it would get a graph fr
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from fxdevice.errors import CompileOptionError
 from fxdevice.options import InnerLike
 from fxdevice.runtime.program import CompiledPartition
+from fxdevice.source_line import source_line
 from fxdevice.tracing import fake_mode_of, fake_on_device, unified_tracing
 
 __all__ = ["InnerCompiler", "make_inner", "run_eagerly", "views_to_reshapes"]
@@ -33,6 +37,8 @@ class InnerCompiler:
         compile_partition: Compiles one partition.
         decompositions: Decompositions that AOTAutograd applies for it.
         needs_fakes: Whether it reads the fake values, so that they must be on the slot's device.
+        settings: Takes a number of threads and whether to release the GIL, and returns a context in
+            which `compile_partition` heeds both; None where it cannot.
     """
 
     def __init__(
@@ -42,11 +48,31 @@ class InnerCompiler:
         decompositions: dict[Any, Callable[..., Any]] | None = None,
         *,
         needs_fakes: bool = True,
+        settings: Callable[[int | None, bool], AbstractContextManager[Any]] | None = None,
     ) -> None:
         self.name = name
         self.decompositions = decompositions
         self._compile_partition = compile_partition
         self._needs_fakes = needs_fakes
+        self._settings = settings
+        self._threads: int | None = None
+        self._releases_gil = False
+
+    def at_once(self, *, threads: int | None = None, releases_gil: bool = True) -> InnerCompiler:
+        """Returns this compiler for partitions that run at the same time as others.
+
+        Only inductor heeds this. The operations that any other compiler leaves to PyTorch take the
+        threads of the thread that calls them, and release the GIL while Python is not needed.
+
+        Args:
+            threads: Number of threads that a generated kernel uses; None for as many as PyTorch
+                uses in the thread that compiles.
+            releases_gil: Whether a partition releases the GIL from its first to its last kernel. It
+                takes longer to compile.
+        """
+        changed = copy.copy(self)
+        changed._threads, changed._releases_gil = threads, releases_gil
+        return changed
 
     def __call__(
         self, module: fx.GraphModule, fakes: Sequence[Any], device: torch.device
@@ -61,7 +87,13 @@ class InnerCompiler:
         with unified_tracing(None):
             if self._needs_fakes:
                 fakes = _on_device(module, fakes, device)
-            return self._compile_partition(module, fakes)
+            with self._heeding():
+                return self._compile_partition(module, fakes)
+
+    def _heeding(self) -> AbstractContextManager[Any]:
+        if self._settings is None:
+            return contextlib.nullcontext()
+        return self._settings(self._threads, self._releases_gil)
 
 
 def make_inner(inner: InnerLike | None, device: torch.device) -> InnerCompiler:
@@ -99,7 +131,12 @@ def _inductor_or_eager(device: torch.device, *, is_explicit: bool) -> InnerCompi
 
     missing = inductor.missing_for(device)
     if missing is None:
-        return InnerCompiler("inductor", inductor.compile_partition, inductor.decompositions())
+        return InnerCompiler(
+            "inductor",
+            inductor.compile_partition,
+            inductor.decompositions(),
+            settings=inductor.settings,
+        )
     if is_explicit:
         raise CompileOptionError(f"inner='inductor' cannot be used: {missing}. Use 'eager'")
     log.warning("%s: partitions run with inner='eager'", missing)
@@ -124,7 +161,37 @@ def _unboxed(call: Callable[..., Any]) -> CompiledPartition:
 def run_eagerly(module: fx.GraphModule, _: Sequence[Any]) -> CompiledPartition:
     """Runs the partition's operations one by one."""
     views_to_reshapes(module)
-    return _unboxed(module.forward)
+    forward = module.forward
+
+    def run(args: list[Any]) -> Sequence[Any]:
+        try:
+            outputs: Sequence[Any] = forward(*args)
+        except Exception as error:
+            _note_node(error, module)
+            raise
+        args.clear()
+        return outputs
+
+    return run
+
+
+def _note_node(error: Exception, module: fx.GraphModule) -> None:
+    """Says in an error's notes at which node of the module it was raised."""
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code is not type(module).forward.__code__:
+        place = place.tb_next
+    # By line of the code that was generated for the graph.
+    position = None if place is None else _line_map(module).get(place.tb_lineno)
+    if position is not None:
+        node = list(module.graph.nodes)[position]
+        line = source_line(node) or "no source line"
+        error.add_note(f"  at node {node.name} = {node.target} ({line})")
+
+
+def _line_map(module: fx.GraphModule) -> dict[int, int | None]:
+    first_line: int = getattr(module, "_prologue_start", 0)
+    lines: dict[int, int | None] = getattr(module, "_lineno_map", None) or {}
+    return {line + first_line: position for line, position in lines.items()}
 
 
 def views_to_reshapes(module: fx.GraphModule) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from fxdevice.op_kinds import is_random
 from fxdevice.passes.partition import Partition, Partitioning
 from fxdevice.placed_graph import PlacedGraph
 from fxdevice.runtime.inner import run_eagerly
@@ -21,6 +22,8 @@ from fxdevice.runtime.program import (
     Transfer,
     ValueId,
 )
+from fxdevice.runtime.waits import with_waits
+from fxdevice.source_line import source_line
 from fxdevice.staging import DevicePairs, moved_to
 from fxdevice.tracing import real_tensors
 from fxdevice.transfer_op import (
@@ -82,6 +85,8 @@ def lower(
                     for source in inside.inputs
                 ),
                 outputs=tuple(values.of(node) for node in exported[item.index]),
+                is_random=_draws(inside.module),
+                origin=_origin(inside.module),
             )
         )
     outputs = placed.outputs()
@@ -91,7 +96,7 @@ def lower(
         num_values=len(values),
         inputs=inputs,
         constants=tuple(values.constants),
-        steps=_with_frees(steps, kept),
+        steps=with_waits(_with_frees(steps, kept)),
         outputs=tuple(values.of(o) if isinstance(o, fx.Node) else None for o in outputs),
         literals=tuple(
             (i, o) for i, o in enumerate(outputs) if o is not None and not isinstance(o, fx.Node)
@@ -167,12 +172,22 @@ def _with_frees(steps: Sequence[Step], kept: set[ValueId]) -> tuple[Step, ...]:
     freed: list[Step] = []
     needed = set(kept)
     for step in reversed(steps):
-        if isinstance(step, Transfer):
-            read: tuple[ValueId, ...] = (step.source,)
-            made: tuple[ValueId, ...] = (step.destination,)
-        else:
-            read, made = step.inputs, step.outputs
-        frees = tuple(v for v in dict.fromkeys((*read, *made)) if v not in needed)
-        freed.append(replace(step, frees=frees))
-        needed.update(read)
+        used = dict.fromkeys((*step.reads, *step.makes))
+        freed.append(replace(step, frees=tuple(v for v in used if v not in needed)))
+        needed.update(step.reads)
     return tuple(reversed(freed))
+
+
+def _draws(module: fx.GraphModule) -> bool:
+    """Returns whether a partition draws random numbers, in the bodies of its operations too."""
+    bodies = [body for body in module.modules() if isinstance(body, fx.GraphModule)]
+    return any(is_random(node) for body in bodies for node in body.graph.nodes)
+
+
+def _origin(module: fx.GraphModule) -> str:
+    """Returns the first and the last operation of a partition, with lines of the user's program."""
+    nodes = [n for n in module.graph.nodes if n.op == "call_function"]
+    if not nodes:
+        return ""
+    ends = [f"{n.name} ({source_line(n) or 'no source line'})" for n in (nodes[0], nodes[-1])]
+    return ends[0] if len(nodes) == 1 else f"{len(nodes)} operations, {ends[0]} to {ends[1]}"

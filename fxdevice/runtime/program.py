@@ -31,6 +31,9 @@ class RunPartition:
         inputs: Values that it reads, in the order of its parameters.
         outputs: Values that it makes.
         frees: Values that nothing needs after this step.
+        waits: Steps of other slots, by position, that must have run before (`with_waits`).
+        is_random: Whether it draws random numbers.
+        origin: What it runs, for messages: its operations, and a line of the user's program.
     """
 
     name: str
@@ -40,6 +43,19 @@ class RunPartition:
     inputs: tuple[ValueId, ...]
     outputs: tuple[ValueId, ...]
     frees: tuple[ValueId, ...] = ()
+    waits: tuple[int, ...] = ()
+    is_random: bool = False
+    origin: str = ""
+
+    @property
+    def reads(self) -> tuple[ValueId, ...]:
+        """The values that it reads."""
+        return self.inputs
+
+    @property
+    def makes(self) -> tuple[ValueId, ...]:
+        """The values that it makes."""
+        return self.outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,7 @@ class Transfer:
         is_packed: It leaves out gaps between the elements.
         via_host: It goes through the host's memory.
         frees: Values that nothing needs after this step.
+        waits: Steps of other slots, by position, that must have run before (`with_waits`).
     """
 
     name: str
@@ -68,6 +85,27 @@ class Transfer:
     is_packed: bool = False
     via_host: bool = False
     frees: tuple[ValueId, ...] = ()
+    waits: tuple[int, ...] = ()
+
+    @property
+    def is_random(self) -> bool:
+        """Whether it draws random numbers."""
+        return False
+
+    @property
+    def origin(self) -> str:
+        """What it runs, for messages."""
+        return f"transfer of a value to {self.device}"
+
+    @property
+    def reads(self) -> tuple[ValueId, ...]:
+        """The values that it reads."""
+        return (self.source,)
+
+    @property
+    def makes(self) -> tuple[ValueId, ...]:
+        """The values that it makes."""
+        return (self.destination,)
 
 
 Step: TypeAlias = RunPartition | Transfer

@@ -17,6 +17,7 @@ QUICK = Effort(
     largest_side=64,
     copy_bytes=2**20,
     num_launches=5,
+    num_hand_overs=5,
     sum_bytes=(4_096, 65_536),
     mapped_bytes=2**20,
     work_kinds=("vector_product", "exponential"),

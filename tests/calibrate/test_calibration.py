@@ -36,14 +36,26 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return calls
 
 
-def test_cpu_slots_share_the_device_and_its_queue() -> None:
+def test_cpu_slots_are_measured_at_once_and_in_turns() -> None:
     topology = measure_topology([CPU, CPU, CPU], effort=QUICK)
     assert [slot.device for slot in topology.slots] == ["cpu"] * 3
-    assert {slot.queue for slot in topology.slots} == {0}
+    assert {slot.queue for slot in topology.slots} == {None}
     assert len({id(slot.spec) for slot in topology.slots}) == 1  # measured once
+    assert topology.slots[0].spec.name != "cpu"
+    assert {slot.alone.name for slot in topology.slots if slot.alone is not None} == {"cpu"}
+    assert topology.hand_over_s > 0
     assert not topology.links
     assert topology.transfer_s(10**9, 0, 2) == 0
     check_connected(topology)
+    turns = topology.in_turns()
+    assert turns is not None
+    assert {slot.queue for slot in turns.slots} == {0}
+    assert topology_from_json(topology_to_json(topology)) == topology
+
+
+def test_one_cpu_slot_has_the_calling_thread_and_all_cores() -> None:
+    (slot,) = measure_topology([CPU], effort=QUICK).slots
+    assert (slot.queue, slot.alone, slot.spec.name) == (0, None, "cpu")
 
 
 def test_simulated_devices_are_linked_in_both_directions() -> None:
@@ -144,16 +156,16 @@ def edited(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes], byte
 def test_a_damaged_or_foreign_file_is_measured_anew(
     damage: Callable[[bytes], bytes], measured: list[list[str]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    good = calibrate(["cpu", "cpu"])
-    path = calibration_path(resolve_devices(["cpu", "cpu"]))
+    good = calibrate(["cpu"])
+    path = calibration_path(resolve_devices(["cpu"]))
     path.write_bytes(damage(path.read_bytes()))
     with caplog.at_level(logging.WARNING, "fxdevice"):
-        assert cached_calibration(["cpu", "cpu"]) is None
+        assert cached_calibration(["cpu"]) is None
     (message,) = caplog.messages
     assert str(path) in message
-    again = calibrate(["cpu", "cpu"])
+    again = calibrate(["cpu"])
     assert len(measured) == 2
-    assert cached_calibration(["cpu", "cpu"]) == again
+    assert cached_calibration(["cpu"]) == again
     assert len(again.slots) == len(good.slots)
 
 

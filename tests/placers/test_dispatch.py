@@ -116,6 +116,24 @@ def test_a_slot_need_not_wait_for_what_comes_first_in_the_program() -> None:
     assert order.index("b0") < order.index("a")
 
 
+def test_what_is_handed_over_late_does_not_hold_up_what_is_there() -> None:
+    nodes: list[Timed] = [
+        (operation("a"), 1.0),
+        (operation("first"), 2.0),
+        (operation("b", "a"), 2.0),
+        (operation("c", "first"), 2.0),
+    ]
+    slot_of = {"a": 0, "first": 1, "b": 1, "c": 1}
+    slots = tuple(replace(slot, device="cpu") for slot in topology(2).slots)
+    for hand_over_s, last, seconds in ((0.5, "c", 6.0), (2.0, "b", 6.0), (4.0, "b", 7.0)):
+        shared = replace(topology(2), slots=slots, hand_over_s=hand_over_s)
+        problem = replace(timed(nodes, shared), topology=shared)
+        order = orders((problem, slot_of))
+        assert order[-1] == last
+        found = evaluate(problem, Placement(slot_of, {}, order=order))
+        assert found.makespan_s == seconds
+
+
 def test_branch_finds_the_best_placement_of_any_order() -> None:
     problem = three_branches()
     names = [node.name for node in problem.dag]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, fx
+from torch._inductor.utils import parallel_num_threads
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fxdevice import CompileOptionError, sim
@@ -124,6 +128,84 @@ def test_a_backend_may_return_one_value_alone() -> None:
     compiler = make_inner(lambda module, examples: lambda x: x * 2, CPU)
     outputs = compiler(module, fakes, CPU)([torch.ones(3)])
     assert [output.tolist() for output in outputs] == [[2.0, 2.0, 2.0]]
+
+
+def many_rounds(x: Tensor) -> tuple[Tensor, ...]:
+    """One kernel that takes long: a sine of a sine of a sine, with nothing to share."""
+    for _ in range(40):
+        x = x.sin() + 1
+    return (x,)
+
+
+def num_turns_during(call: Callable[[], object]) -> int:
+    """Returns how often another thread of Python, which sleeps in between, runs in a call."""
+    num_turns = 0
+    started, stop = threading.Event(), threading.Event()
+
+    def take_turns() -> None:
+        nonlocal num_turns
+        while not stop.is_set():
+            num_turns += 1
+            started.set()
+            time.sleep(0.001)
+
+    interval = sys.getswitchinterval()
+    # So long a thread waits before it asks another one for the GIL: never, in this test.
+    sys.setswitchinterval(100)
+    other = threading.Thread(target=take_turns)
+    try:
+        other.start()
+        started.wait()
+        before = num_turns
+        call()
+        return num_turns - before
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(interval)
+
+
+def test_partitions_that_run_at_once_release_the_gil_and_give_the_same_results() -> None:
+    x = torch.randn(2_000_000)
+    plain = make_inner("inductor", CPU)
+    at_once = plain.at_once(threads=1)
+    assert (at_once.name, at_once.decompositions) == (plain.name, plain.decompositions)
+    num_turns = []
+    for compiler in (plain, at_once):
+        module, fakes = traced(many_rounds, x, decompositions=plain.decompositions)
+        call = compiler(module, fakes, CPU)
+        torch.testing.assert_close(list(call([x])), list(many_rounds(x)))
+        num_turns.append(num_turns_during(lambda call=call: call([x])))  # type: ignore[misc]
+    assert num_turns[0] <= 1
+    assert num_turns[1] > 5
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_partition_is_compiled_for_a_number_of_threads(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    compile_partition = inductor.compile_partition
+
+    def watched(module: fx.GraphModule, fakes: Sequence[Any]) -> Any:
+        seen.append(parallel_num_threads())
+        return compile_partition(module, fakes)
+
+    monkeypatch.setattr(inductor, "compile_partition", watched)
+    compiler = make_inner("inductor", CPU)
+    module, fakes = traced(function, *inputs(), decompositions=compiler.decompositions)
+    call = compiler.at_once(threads=threads, releases_gil=False)(module, fakes, CPU)
+    torch.testing.assert_close(list(call(inputs())), list(function(*inputs())))
+    assert seen == [threads]
+    # What is compiled after it is as ever.
+    compiler(*traced(function, *inputs(), decompositions=compiler.decompositions), CPU)
+    assert seen[1:] == [torch.get_num_threads()]
+
+
+def test_other_compilers_run_at_once_as_they_are() -> None:
+    module, fakes = traced(function, *inputs())
+    call = make_inner("eager", CPU).at_once(threads=1)(module, fakes, CPU)
+    torch.testing.assert_close(list(call(inputs())), list(function(*inputs())))
 
 
 def test_default_on_the_cpu_is_inductor() -> None:
