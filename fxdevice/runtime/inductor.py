@@ -39,8 +39,13 @@ def missing_for(device: torch.device) -> str | None:
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """Returns the decompositions that AOTAutograd applies for inductor, by operator."""
-    return select_decomp_table()
+    """Returns the decompositions that AOTAutograd applies for inductor, by operator.
+
+    Random numbers stay PyTorch's own (`fallback_random`). Inductor's depend on how a graph is cut
+    into kernels, and so would a mask of dropout on where it is drawn.
+    """
+    with config.patch(fallback_random=True):
+        return select_decomp_table()
 
 
 def settings(threads: int | None, releases_gil: bool) -> AbstractContextManager[Any]:
@@ -76,7 +81,7 @@ def compile_partition(module: fx.GraphModule, fakes: Sequence[Any]) -> CompiledP
     ]
     # compile_fx_inner reports output strides to the tracing context, which has room for one graph.
     context = TracingContext(fake_mode_of(fakes, values))
-    with tracing(context):
+    with tracing(context), config.patch(fallback_random=True):
         compiled = compile_fx_inner(module, list(fakes), cpp_wrapper=config.cpp_wrapper)
     assert callable(compiled)
     return compiled

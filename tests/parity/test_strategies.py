@@ -208,3 +208,32 @@ def test_inductor_on_cpu_slots() -> None:
     with torch.no_grad():
         found, wanted = placed(x.float(), labels), plain(x.float(), labels)
     assert largest_relative_difference(found, wanted) <= 1e-4
+
+
+class Noisy(nn.Module):
+    """Draws in every way that models do: dropout, and each kind of random tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up = nn.Linear(16, 64)
+        self.down = nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(F.dropout(torch.relu(self.up(x)), 0.3, self.training))
+        return x * torch.rand_like(x) + torch.bernoulli(torch.full_like(x, 0.5)) + torch.randn(16)
+
+
+@pytest.mark.parametrize("strategy", ["single", "data", "tensor"])
+def test_inductor_draws_what_eager_code_draws(strategy: str) -> None:
+    plain = Noisy()
+    placed = copy.deepcopy(plain)
+    fxdevice.compile(placed, ["cpu", "cpu"], inner="inductor", strategy=strategy, repair="silent")
+    x = torch.randn(8, 16)
+    results = []
+    for model in (placed, plain):
+        torch.manual_seed(3)
+        result = model(x)
+        result.sum().backward()
+        results.append(result)
+    assert largest_relative_difference(*results) <= 1e-4
+    assert largest_gradient_difference(placed, plain) <= 1e-4
