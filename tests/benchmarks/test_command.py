@@ -29,8 +29,10 @@ def test_quick_measures_checks_and_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "found"
-    # One core: threads that wait for each other are slow where tests run side by side.
-    main(["--quick", "--cores", "1", "--out", str(out), "--runners", *RUNNERS])
+    # CPU slots: an earlier test may have enabled the simulated devices, which are no accelerator to
+    # be measured. One core: threads that wait for each other are slow where tests run side by side.
+    options = ["--quick", "--cores", "1", "--devices", "cpu", "cpu", "--out", str(out)]
+    main([*options, "--runners", *RUNNERS])
     results = results_from_json(json.loads(out.with_suffix(".json").read_text()))
     assert len(results.rows) == 2 * len(RUNNERS)
     for row in results.rows:
