@@ -1,6 +1,6 @@
 """What `fxdevice.check` costs beside the eager run: a Llama of 8 layers, on the CPU.
 
-    .venv/bin/python benchmarks/check_overhead.py [--rounds 15] [--out FILE]
+    .venv/bin/python -m benchmarks.check_overhead [--rounds 15] [--out FILE]
 
 Runs of both kinds alternate; the figure is the median of the ratios of neighbours, with the
 smallest and largest. Needs transformers.
@@ -9,18 +9,16 @@ smallest and largest. Needs transformers.
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import fxdevice
+from benchmarks.facts import write_figures
 
 SHAPES = {"prefill 4 x 256 tokens": (4, 256), "one short prompt of 8 tokens": (1, 8)}
 
@@ -82,14 +80,7 @@ def main() -> None:
                 f"({found['ratio_min']:.2f} to {found['ratio_max']:.2f})"
             )
     if options.out is not None:
-        facts = {
-            "date": date.today().isoformat(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, no accelerator",
-            "torch": torch.__version__,
-            "rounds": options.rounds,
-            "figures": figures,
-        }
-        options.out.write_text(json.dumps(facts, indent=2) + "\n")
+        write_figures(options.out, figures, rounds=options.rounds)
 
 
 if __name__ == "__main__":

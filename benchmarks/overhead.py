@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -21,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -30,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import fxdevice
+from benchmarks.facts import write_figures
 
 DEVICES = {"one slot": ["cpu"], "two slots, single": ["cpu", "cpu"]}
 NUM_STAGES = 4
@@ -225,14 +224,7 @@ def main() -> None:
                     f"({found['processor_s'] / plain['processor_s']:.2f} times torch.compile's)"
                 )
     if options.out is not None:
-        facts = {
-            "date": date.today().isoformat(),
-            "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, no accelerator",
-            "torch": torch.__version__,
-            "rounds": options.rounds,
-            "figures": figures,
-        }
-        options.out.write_text(json.dumps(facts, indent=2) + "\n")
+        write_figures(options.out, figures, rounds=options.rounds)
 
 
 if __name__ == "__main__":

@@ -30,10 +30,11 @@ Scholl, "Computing lower bounds by destructive improvement", EJOR 112, 1999.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations
 
+from fxdevice.bits import positions
 from fxdevice.exact_steps import StepGraph, Value
 from fxdevice.slot_symmetry import islands_of_two
 from fxdevice.topology import Topology
@@ -226,7 +227,7 @@ class _Joiner:
     def _one_by_one(self, steps: int, head_s: Sequence[float]) -> float:
         """Returns when steps that share a slot can have finished."""
         now = 0.0
-        for ready_s, step in sorted([(head_s[step], step) for step in _bits(steps)]):
+        for ready_s, step in sorted([(head_s[step], step) for step in positions(steps)]):
             now = max(now, ready_s) + self._seconds[step]
         return now
 
@@ -291,10 +292,3 @@ def _closure(order: Sequence[int], before: Sequence[Sequence[int]]) -> list[int]
         for other in before[step]:
             found[step] |= found[other] | 1 << other
     return found
-
-
-def _bits(bits: int) -> Iterator[int]:
-    while bits:
-        last = bits & -bits
-        yield last.bit_length() - 1
-        bits ^= last

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fxdevice.errors import FxDeviceError
@@ -32,10 +33,8 @@ def load_solver() -> Solve:
     Raises:
         MissingSolverError: OR-tools is not installed.
     """
-    try:
+    with _needs_or_tools():
         from fxdevice.exact_model import solve
-    except ModuleNotFoundError as error:
-        raise _missing(error) from error
     return solve
 
 
@@ -45,15 +44,17 @@ def load_group_solver() -> SolveGroups:
     Raises:
         MissingSolverError: OR-tools is not installed.
     """
-    try:
+    with _needs_or_tools():
         from fxdevice.exact_groups import solve_groups
-    except ModuleNotFoundError as error:
-        raise _missing(error) from error
     return solve_groups
 
 
-def _missing(error: ModuleNotFoundError) -> MissingSolverError:
-    return MissingSolverError(
-        f"exact placement needs OR-tools, and {error.name!r} was not found; "
-        "run: pip install 'fxdevice[exact]'"
-    )
+@contextmanager
+def _needs_or_tools() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingSolverError(
+            f"exact placement needs OR-tools, and {error.name!r} was not found; "
+            "run: pip install 'fxdevice[exact]'"
+        ) from error

@@ -13,9 +13,10 @@ models are such chains, of a few kinds of spans, each small enough to be placed 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fxdevice.bits import positions
 from fxdevice.indexed import TASK, indexed
 from fxdevice.placement import PlacementProblem
 
@@ -172,7 +173,7 @@ class _Chunk:
                         span = 1 << (path[end - 1] - self._start)
                     else:
                         break
-                covered_s += sum(self._least_s[task] for task in _bits(span & ~seen))
+                covered_s += sum(self._least_s[task] for task in positions(span & ~seen))
                 seen |= span
                 choices.append((worth[begin][0] + covered_s - _CUT * work_s, begin, span))
             worth.append(max(choices))
@@ -187,13 +188,6 @@ class _Chunk:
             _, begin, span = worth[end]
             if span:
                 first = path[begin - 1] if begin else cut
-                found.append((first, [self._start + task for task in _bits(span)]))
+                found.append((first, [self._start + task for task in positions(span)]))
             end = begin
         return found[::-1]
-
-
-def _bits(bits: int) -> Iterator[int]:
-    while bits:
-        last = bits & -bits
-        yield last.bit_length() - 1
-        bits ^= last

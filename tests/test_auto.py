@@ -63,6 +63,19 @@ def slots_of(model: nn.Module) -> list[int]:
     return [parameter.device.index for parameter in model.parameters()]
 
 
+def assert_same_call(
+    model: nn.Module, plain: nn.Module, x: torch.Tensor, *, training: bool
+) -> None:
+    """Compares results and, in training, all gradients."""
+    with torch.set_grad_enabled(training):
+        result, expected = model(x), plain(x)
+    assert_same(result, expected)
+    if training:
+        result.mean().backward()
+        expected.mean().backward()
+        assert_same(gradients(model), {n: p.grad for n, p in plain.named_parameters()})
+
+
 def test_slots_that_take_turns_are_not_split() -> None:
     plain = Layers(8, 4)
     model = fxdevice.compile(copy.deepcopy(plain), SLOTS, inner="eager")
@@ -89,13 +102,7 @@ def test_the_fastest_strategy_is_taken(training: bool) -> None:
     plain = Layers(512, 2).double()
     model = fxdevice.compile(copy.deepcopy(plain), SLOTS, inner="eager")
     x = torch.randn(1024, 512, dtype=torch.float64)
-    with torch.set_grad_enabled(training):
-        result, expected = model(x), plain(x)
-    assert_same(result, expected)
-    if training:
-        result.mean().backward()
-        expected.mean().backward()
-        assert_same(gradients(model), {n: p.grad for n, p in plain.named_parameters()})
+    assert_same_call(model, plain, x, training=training)
     (choice,) = choices(model)
     usable = {t.strategy: t.makespan_s for t in choice.tried if not t.refusal}
     assert [t.strategy for t in choice.tried] == list(strategy_names())
@@ -276,13 +283,7 @@ def test_cpu_slots_work_at_once_where_that_is_faster(words: str, training: bool)
     plain = Layers(64, 3).double()
     model = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], inner="eager")
     x = torch.randn(128, 64, dtype=torch.float64)
-    with torch.set_grad_enabled(training):
-        result, expected = model(x), plain(x)
-    assert_same(result, expected)
-    if training:
-        result.mean().backward()
-        expected.mean().backward()
-        assert_same(gradients(model), {n: p.grad for n, p in plain.named_parameters()})
+    assert_same_call(model, plain, x, training=training)
     text = fxdevice.report(model).summary()
     assert f"auto chose {words}: " in text
     assert re.search(r"not \w+, slots (at once|in turns): [\d.]+ \ws, [\d.]+x as long", text)

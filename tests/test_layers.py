@@ -111,6 +111,7 @@ LAYERS = (
     "memory_model",
     "dag",
     "derived",
+    "bits",
     "dims",
     "topologies",
     "topology_json",

@@ -25,10 +25,9 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 
-from fxdevice.placers.coarse_graph import NO_STEP, CoarseGraph
+from fxdevice.placers.coarse_graph import CoarseGraph
 from fxdevice.placers.coarse_links import SlotPairs, slot_pairs
-from fxdevice.placers.coarse_order import upward_ranks
-from fxdevice.placers.list_schedule import Room, Scheduler
+from fxdevice.placers.list_schedule import Room, Scheduler, by_rank, readers_of
 
 __all__ = ["earliest_starts"]
 
@@ -45,10 +44,8 @@ def earliest_starts(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
     pairs = slot_pairs(coarse)
     num_steps = len(coarse.steps)
     yield _Earliest(coarse, pairs, room, range(num_steps)).run()
-    ranks = upward_ranks(coarse, pairs)
-    by_rank = sorted(range(num_steps), key=lambda step: (-ranks[step], step))
     places = [0] * num_steps
-    for place, step in enumerate(by_rank):
+    for place, step in enumerate(by_rank(coarse, pairs)):
         places[step] = place
     yield _Earliest(coarse, pairs, room, places).run()
 
@@ -66,7 +63,7 @@ class _Earliest:
         self._step_of = [0] * len(coarse.steps)
         for step, priority in enumerate(priorities):
             self._step_of[priority] = step
-        self._readers, self._num_missing = _readers(coarse)
+        self._readers, self._num_missing = readers_of(coarse)
         self._later: list[list[tuple[float, int]]] = [[] for _ in pairs.queues]
         self._waiting: list[list[int]] = [[] for _ in pairs.queues]
         self._started = [False] * len(coarse.steps)
@@ -154,14 +151,3 @@ class _Earliest:
             own_s = self._scheduler.ready_s(step)
             self._own_s[step] = (self._scheduler.num_transfers, own_s)
         return own_s
-
-
-def _readers(coarse: CoarseGraph) -> tuple[list[list[int]], list[int]]:
-    """Returns the steps that need each step, and how many each needs."""
-    readers: list[list[int]] = [[] for _ in coarse.steps]
-    num_needed = [0] * len(coarse.steps)
-    for index, step in enumerate(coarse.steps):
-        for need in {need.step for need in step.needs} - {NO_STEP}:
-            readers[need].append(index)
-            num_needed[index] += 1
-    return readers, num_needed

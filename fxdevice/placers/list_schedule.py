@@ -26,7 +26,7 @@ from fxdevice.placers.coarse_graph import NO_STEP, NO_VALUE, CoarseGraph, Coarse
 from fxdevice.placers.coarse_links import SlotPairs, slot_pairs
 from fxdevice.placers.coarse_order import upward_ranks
 
-__all__ = ["Room", "Scheduler", "list_schedules"]
+__all__ = ["Room", "Scheduler", "by_rank", "list_schedules", "readers_of"]
 
 Room = tuple[float, ...]
 """Bytes that the nodes may keep on every slot; infinite where there is no limit."""
@@ -43,10 +43,9 @@ def list_schedules(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
     Complexity: O(slots^2 * (steps + needs)) for each.
     """
     pairs = slot_pairs(coarse)
-    ranks = upward_ranks(coarse, pairs)
     orders = (
         list(range(len(coarse.steps))),
-        sorted(range(len(coarse.steps)), key=lambda step: (-ranks[step], step)),
+        by_rank(coarse, pairs),
         _depth_first(coarse),
     )
     nothing = [(0.0,) * coarse.num_slots] * len(coarse.steps)
@@ -55,13 +54,25 @@ def list_schedules(coarse: CoarseGraph, room: Room) -> Iterator[list[int]]:
             yield Scheduler(coarse, pairs, room, table).run(order)
 
 
-def _depth_first(coarse: CoarseGraph) -> list[int]:
-    after: list[list[int]] = [[] for _ in coarse.steps]
-    missing = [0] * len(coarse.steps)
+def by_rank(coarse: CoarseGraph, pairs: SlotPairs) -> list[int]:
+    """Returns the steps, those with the longest path behind them first."""
+    ranks = upward_ranks(coarse, pairs)
+    return sorted(range(len(ranks)), key=lambda step: (-ranks[step], step))
+
+
+def readers_of(coarse: CoarseGraph) -> tuple[list[list[int]], list[int]]:
+    """Returns the steps that need each step, and how many steps each needs."""
+    readers: list[list[int]] = [[] for _ in coarse.steps]
+    num_needed = [0] * len(coarse.steps)
     for index, step in enumerate(coarse.steps):
         for need in {need.step for need in step.needs} - {NO_STEP}:
-            after[need].append(index)
-            missing[index] += 1
+            readers[need].append(index)
+            num_needed[index] += 1
+    return readers, num_needed
+
+
+def _depth_first(coarse: CoarseGraph) -> list[int]:
+    after, missing = readers_of(coarse)
     ready = [index for index, count in enumerate(missing) if not count][::-1]
     order: list[int] = []
     while ready:
