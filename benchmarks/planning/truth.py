@@ -2,10 +2,11 @@
 
     .venv/bin/python -m benchmarks.planning.truth [--inner eager] [--models encoder vit] [--write]
 
-Measures what the processor reaches (`fxdevice.calibrate`), then compiles each model under each
+Measures what the processor reaches (`fxdevice.calibrate`), then compiles a model under each
 strategy for two CPU slots, and compares the time of a call with the simulator's. Calls of the
-strategies alternate; the figure is their median. Nothing else should run meanwhile. `--cpu-time`
-takes processor seconds of one thread instead, for a machine that is busy.
+strategies alternate; the figure is their median. The processor is measured anew before each model,
+since a shared machine does not keep its speed for the length of a run. Nothing else should run
+meanwhile. `--cpu-time` takes processor seconds of one thread instead, for a machine that is busy.
 
 `--write` keeps the figures in benchmarks/results/planner_truth.json and docs/planner_truth.md.
 """
@@ -80,9 +81,8 @@ def main() -> None:
     if options.cpu_time:
         torch.set_num_threads(1)
         clock = time.process_time
-    (slot,) = measure_topology([torch.device("cpu")], Meter(clock=clock)).slots
-    topology = Topology((slot, replace(slot, index=1)), None)
     tables = {}
+    calibrations = {}
     for inner in options.inner:
         print(f"\ninner={inner!r}\n{_HEAD}")
         rows: list[Row] = []
@@ -90,6 +90,9 @@ def main() -> None:
             if model.name not in options.models:
                 continue
             start_s = time.perf_counter()
+            (slot,) = measure_topology([torch.device("cpu")], Meter(clock=clock)).slots
+            topology = Topology((slot, replace(slot, index=1)), None)
+            calibrations[inner, model.name] = json.loads(topology_to_json(topology))
             found = measured_rows(
                 model, topology, inner, rounds=options.rounds, clock=clock, refused=_say
             )
@@ -100,11 +103,13 @@ def main() -> None:
         tables[inner] = rows
         print(_summary(rows))
     if options.write:
-        _write(tables, topology, options)
+        _write(tables, calibrations, options)
 
 
 def _write(
-    tables: Mapping[str, Sequence[Row]], topology: Topology, options: argparse.Namespace
+    tables: Mapping[str, Sequence[Row]],
+    calibrations: Mapping[tuple[str, str], object],
+    options: argparse.Namespace,
 ) -> None:
     """Writes the tables, each with what it was measured on; those of other compilers stay."""
     found = json.loads(_RESULTS.read_text(encoding="utf-8")) if _RESULTS.exists() else {}
@@ -116,7 +121,9 @@ def _write(
             "clock": "processor time" if options.cpu_time else "wall time",
             "torch": torch.__version__,
             "rounds": options.rounds,
-            "calibration": json.loads(topology_to_json(topology)),
+            "calibrations": {
+                model: slots for (of, model), slots in calibrations.items() if of == inner
+            },
             "rows": [asdict(row) for row in rows],
         }
     _RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +173,7 @@ def _page(found: Mapping[str, Any]) -> str:
         "",
         "Two CPU slots that share one queue. `micro_batches`, `data`, `tensor` and `branch` are "
         "placed as if the slots ran at once, and predicted and measured as they run, one after the "
-        "other. Medians of calls in turn.",
+        "other. Medians of calls in turn; the processor is calibrated before each model.",
         "",
     ]
     for inner, facts in found.items():
