@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from fxdevice.costs import estimate_costs
 from fxdevice.evaluate import evaluate
 from fxdevice.memory_model import MemoryOptions
 from fxdevice.pins import Pins
-from fxdevice.placement import PlacementProblem
+from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.plan_capture import CapturedForPlan, capture_graphs
 from fxdevice.planning.make import planned_dag
 from fxdevice.planning.trials import PlannedGraph, try_call
@@ -73,14 +74,29 @@ class _Program:
     """A compiled model to be timed."""
 
     variant: str
-    predicted_s: float
+    graphs: Sequence[PlannedGraph]
+    placements: Sequence[Placement]
     call: Callable[[], object]
     seconds: list[float]
+
+    def predicted_s(self, topology: Topology, memory: MemoryOptions) -> float:
+        """Returns the seconds of a call by the simulator."""
+        return math.fsum(
+            graph.num_calls
+            * evaluate(
+                PlacementProblem(
+                    graph.dag, topology, estimate_costs(graph.dag, topology), memory=memory
+                ),
+                placement,
+            ).makespan_s
+            for graph, placement in zip(self.graphs, self.placements, strict=True)
+        )
 
 
 def measured_rows(
     model: TruthModel,
-    topology: Topology,
+    slots: Topology,
+    calibrated: Callable[[], Topology],
     inner: str,
     *,
     rounds: int,
@@ -89,9 +105,14 @@ def measured_rows(
 ) -> list[Row]:
     """Returns a row for every variant that is possible.
 
+    The slots are measured right before and right after the calls. Of the two predictions the
+    shorter one counts, as of the runs of one calibration: other work makes runs longer, never
+    shorter.
+
     Args:
         model: The model.
-        topology: The CPU slots as calibrated.
+        slots: The CPU slots as the strategies see them.
+        calibrated: Measures the CPU slots.
         inner: Inner compiler.
         rounds: Calls of every variant that count; variants take turns.
         clock: Seconds since some moment.
@@ -101,14 +122,29 @@ def measured_rows(
     module, args = model.build()
     module.train(model.training)
     captured = capture_graphs(module, args, training=model.training, inner=inner)
+    memory = MemoryOptions(holds_inputs=inner == "eager")
     programs = []
     for variant, (strategy, at_once) in VARIANTS.items():
-        found = _planned(module, model, captured, strategy, topology, inner, at_once=at_once)
-        if isinstance(found, str):
-            refused(variant, found)
+        graphs = _graphs(module, captured, strategy, inner)
+        trial = try_call(strategy, graphs, _at_once(slots) if at_once else slots, Pins({}), memory)
+        if trial.prediction is None or trial.refusal:
+            refused(variant, trial.refusal)
             continue
-        call = _compiled(module, args, model, found, inner)
-        programs.append(_Program(variant, found.prediction.makespan_s, call, []))
+        plan = Plan(
+            model=type(module).__name__,
+            strategy=strategy,
+            topology=slots,
+            training=model.training,
+            optimizer=None,
+            state=trial.state,
+            graphs=tuple(trial.graphs),
+            prediction=trial.prediction,
+            candidates=(),
+        )
+        call = _compiled(module, args, model, plan, inner)
+        placements = [placed.placement for placed in trial.graphs]
+        programs.append(_Program(variant, graphs, placements, call, []))
+    before = calibrated()
     for program in programs:
         for _ in range(3):
             program.call()
@@ -117,12 +153,21 @@ def measured_rows(
             start_s = clock()
             program.call()
             program.seconds.append(clock() - start_s)
-    return [_row(model.name, program) for program in programs]
+    after = calibrated()
+    return [
+        Row(
+            model.name,
+            program.variant,
+            min(program.predicted_s(topology, memory) for topology in (before, after)),
+            *_median_and_quartiles(program.seconds),
+        )
+        for program in programs
+    ]
 
 
-def _row(model: str, program: _Program) -> Row:
-    low_s, measured_s, high_s = statistics.quantiles(program.seconds, n=4)
-    return Row(model, program.variant, program.predicted_s, measured_s, low_s, high_s)
+def _median_and_quartiles(seconds: Sequence[float]) -> tuple[float, float, float]:
+    low_s, median_s, high_s = statistics.quantiles(seconds, n=4)
+    return median_s, low_s, high_s
 
 
 def _compiled(
@@ -145,19 +190,11 @@ def _compiled(
     return train if model.training else infer
 
 
-def _planned(
-    module: nn.Module,
-    model: TruthModel,
-    captured: Sequence[CapturedForPlan],
-    strategy: str,
-    topology: Topology,
-    inner: str,
-    *,
-    at_once: bool,
-) -> Plan | str:
-    """Returns the plan with the time that it is predicted to take, or why there is none."""
+def _graphs(
+    module: nn.Module, captured: Sequence[CapturedForPlan], strategy: str, inner: str
+) -> list[PlannedGraph]:
     dtypes = {s.name: str(s.tensor.dtype).removeprefix("torch.") for s in state_tensors(module)}
-    graphs = [
+    return [
         PlannedGraph(
             graph.label,
             graph.num_calls,
@@ -167,29 +204,6 @@ def _planned(
         )
         for graph in captured
     ]
-    memory = MemoryOptions(holds_inputs=inner == "eager")
-    trial = try_call(
-        strategy, graphs, _at_once(topology) if at_once else topology, Pins({}), memory
-    )
-    if trial.prediction is None or trial.refusal:
-        return trial.refusal
-    predicted_s = 0.0
-    for graph, placed in zip(graphs, trial.graphs, strict=True):
-        problem = PlacementProblem(
-            graph.dag, topology, estimate_costs(graph.dag, topology), memory=memory
-        )
-        predicted_s += graph.num_calls * evaluate(problem, placed.placement).makespan_s
-    return Plan(
-        model=type(module).__name__,
-        strategy=strategy,
-        topology=topology,
-        training=model.training,
-        optimizer=None,
-        state=trial.state,
-        graphs=tuple(trial.graphs),
-        prediction=replace(trial.prediction, makespan_s=predicted_s),
-        candidates=(),
-    )
 
 
 def _at_once(topology: Topology) -> Topology:
