@@ -4,10 +4,10 @@
 
 Measures what the processor reaches (`fxdevice.calibrate`), then compiles a model under each
 strategy for two CPU slots, and compares the time of a call with the simulator's. Calls of the
-strategies alternate; the figure is their median. The processor is measured anew before and after
-the calls of each model, since a shared machine does not keep its speed for the length of a run.
-Nothing else should run meanwhile. `--cpu-time` takes processor seconds of one thread instead, for a
-machine that is busy.
+strategies alternate; the figure is their median. The processor is measured anew before, between and
+after the calls of each model, since a shared machine does not keep its speed for the length of a
+run. Nothing else should run meanwhile. `--cpu-time` takes processor seconds of one thread instead,
+for a machine that is busy.
 
 `--write` keeps the figures in benchmarks/results/planner_truth.json and docs/planner_truth.md.
 """
@@ -188,8 +188,8 @@ def _page(found: Mapping[str, Any]) -> str:
         "",
         "Two CPU slots that share one queue. `micro_batches`, `data`, `tensor` and `branch` are "
         "placed as if the slots ran at once, and predicted and measured as they run, one after the "
-        "other. Medians of calls in turn. The processor is calibrated before and after the calls "
-        "of each model, and the shorter of the two predictions counts.",
+        "other. Medians of calls in turn. The processor is calibrated before, between and after "
+        "the calls of each model, and the median of the three predictions counts.",
         "",
     ]
     for inner, facts in found.items():

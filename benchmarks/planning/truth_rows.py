@@ -105,9 +105,8 @@ def measured_rows(
 ) -> list[Row]:
     """Returns a row for every variant that is possible.
 
-    The slots are measured right before and right after the calls. Of the two predictions the
-    shorter one counts, as of the runs of one calibration: other work makes runs longer, never
-    shorter.
+    The slots are measured before, between and after the calls. Of the three predictions the median
+    counts, as of the calls: a shared machine has slow moments of seconds.
 
     Args:
         model: The model.
@@ -144,21 +143,22 @@ def measured_rows(
         call = _compiled(module, args, model, plan, inner)
         placements = [placed.placement for placed in trial.graphs]
         programs.append(_Program(variant, graphs, placements, call, []))
-    before = calibrated()
-    for program in programs:
-        for _ in range(3):
-            program.call()
-    for _ in range(rounds):
+    topologies = [calibrated()]
+    for num_rounds in (rounds // 2, rounds - rounds // 2):
         for program in programs:
-            start_s = clock()
-            program.call()
-            program.seconds.append(clock() - start_s)
-    after = calibrated()
+            for _ in range(3):
+                program.call()
+        for _ in range(num_rounds):
+            for program in programs:
+                start_s = clock()
+                program.call()
+                program.seconds.append(clock() - start_s)
+        topologies.append(calibrated())
     return [
         Row(
             model.name,
             program.variant,
-            min(program.predicted_s(topology, memory) for topology in (before, after)),
+            statistics.median(program.predicted_s(slots, memory) for slots in topologies),
             *_median_and_quartiles(program.seconds),
         )
         for program in programs
