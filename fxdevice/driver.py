@@ -39,6 +39,7 @@ from fxdevice.runtime.executors import Executor, make_executor
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.lower import lower
 from fxdevice.runtime.program import Program
+from fxdevice.runtime.strides import restride_placeholders
 from fxdevice.staging import DevicePairs
 from fxdevice.strategy_problems import StrategyProblems
 from fxdevice.topology import Topology
@@ -148,8 +149,9 @@ class GraphDriver:
         """Lowers the forward graph that `split` made."""
         return self._lower(module, module.graph, "forward")
 
-    def compile_backward(self, module: fx.GraphModule, _: Sequence[Any]) -> Executor:
-        """Lowers the backward graph that `split` made."""
+    def compile_backward(self, module: fx.GraphModule, inputs: Sequence[Any]) -> Executor:
+        """Lowers the backward graph that `split` made, for inputs as forward leaves them."""
+        restride_placeholders(module.graph, inputs)
         return self._lower(module, module.graph, "backward")
 
     def _place(self, root: fx.GraphModule, graph: fx.Graph) -> fx.Graph:

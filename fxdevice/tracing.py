@@ -34,6 +34,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 __all__ = [
     "fake_mode_of",
     "fake_on_device",
+    "fake_with_strides",
     "is_tracing",
     "real_tensors",
     "trace_device",
@@ -115,15 +116,21 @@ def fake_on_device(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     partition's inputs must be on its own device, not on the trace device.
     """
     assert isinstance(value, FakeTensor)
-    if value.device == device:
-        return value
+    return value if value.device == device else _fake_like(value, value.stride(), device)
+
+
+def fake_with_strides(value: torch.Tensor, strides: tuple[int | torch.SymInt, ...]) -> torch.Tensor:
+    """Returns a fake tensor like `value` (shape `[...]`, dtype, device) with other strides."""
+    return _fake_like(value, strides, value.device)
+
+
+def _fake_like(
+    value: torch.Tensor, strides: tuple[int | torch.SymInt, ...], device: torch.device
+) -> torch.Tensor:
+    assert isinstance(value, FakeTensor)
     with unified_tracing(None), value.fake_mode:
         return torch.empty_strided(
-            value.shape,
-            value.stride(),
-            dtype=value.dtype,
-            device=device,
-            requires_grad=False,
+            value.shape, strides, dtype=value.dtype, device=device, requires_grad=False
         )
 
 

@@ -25,6 +25,7 @@ from fxdevice.sizes import is_non_overlapping, packed_strides, span_elements
 __all__ = [
     "is_transfer",
     "transfer_destination",
+    "transfer_fake",
     "transfer_is_packed",
     "transfer_is_via_host",
     "transfer_node",
@@ -112,14 +113,18 @@ def transfer_node(
     flags = (is_packed, True) if via_host else (True,) if is_packed else ()
     args = (source, destination, *flags)
     node = graph.create_node("call_function", torch.ops.fxdevice.transfer.default, args, {}, name)
-    value = source.meta["val"]
-    mode = getattr(value, "fake_mode", None) or contextlib.nullcontext()
-    with mode:
-        node.meta["val"] = _empty_copy(value, value.device, is_packed)
+    node.meta["val"] = transfer_fake(node, source.meta["val"])
     for key in ("stack_trace", "nn_module_stack"):
         if key in source.meta:
             node.meta[key] = source.meta[key]
     return node
+
+
+def transfer_fake(node: fx.Node, value: torch.Tensor) -> torch.Tensor:
+    """Returns the fake value of a transfer when its source is `value`, on the device of `value`."""
+    mode = getattr(value, "fake_mode", None) or contextlib.nullcontext()
+    with mode:
+        return _empty_copy(value, value.device, transfer_is_packed(node))
 
 
 def is_transfer(node: fx.Node) -> bool:

@@ -166,6 +166,7 @@ PRIVATE_TORCH = {
     ("runtime.inductor", "torch._inductor"): "compiles a partition, says which devices it can",
     ("runtime.inductor", "torch.utils._triton"): "says whether inductor can use triton",
     ("runtime.inner", "torch._dynamo"): "looks up backends by name",
+    ("runtime.strides", "torch._guards"): "tells AOTAutograd the strides of what forward saves",
     ("runtime.workers", "torch._C.DisableTorchFunction"): "compiled code is not aligned",
     ("sim.compile_support", "torch._prims.rng_prims"): "random state of a device type",
     ("sim.registration", "torch._C._get_privateuse1_backend_name"): "is the slot taken?",

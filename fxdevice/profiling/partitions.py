@@ -37,6 +37,7 @@ class TimedPartition:
         self._written = written
         self._is_measured = False
         self.measured_s: float | None = None
+        self.output_strides = getattr(call, "output_strides", None)
 
     def __call__(self, args: list[Any]) -> Sequence[Any]:
         """Runs the partition."""

@@ -22,6 +22,7 @@ from fxdevice.runtime.program import (
     Transfer,
     ValueId,
 )
+from fxdevice.runtime.strides import RealStrides, report_strides
 from fxdevice.runtime.waits import with_waits
 from fxdevice.source_line import source_line
 from fxdevice.staging import DevicePairs, moved_to
@@ -58,7 +59,7 @@ def lower(
         label: Prefix of the steps' names, such as "forward".
         resident: Names of placeholders whose transfers are kept between calls.
     """
-    values = _Values(placed.via_host)
+    values, strides = _Values(placed.via_host), RealStrides()
     exported = exports(placed, partitioning)
     steps: list[Step] = []
     for item in _schedule(placed, partitioning, exported):
@@ -66,12 +67,13 @@ def lower(
             steps.append(_transfer_step(placed, item, values, resident))
             continue
         slot = placed.slots[item.slot]
-        inside = partition_module(placed, item, exported[item.index])
+        inside = partition_module(placed, item, exported[item.index], strides.fake_of)
         if slot.computes:
             call = compile_partition(inside.module, inside.fakes, slot.device)
         else:
             # Views of the caller's inputs: nothing to compile.
             call = run_eagerly(inside.module, inside.fakes)
+        strides.record(exported[item.index], call)
         steps.append(
             RunPartition(
                 name=f"{label}.p{item.index}",
@@ -90,6 +92,7 @@ def lower(
             )
         )
     outputs = placed.outputs()
+    report_strides(outputs, strides)
     inputs = tuple(values.of(node) for node in placed.graph.find_nodes(op="placeholder"))
     kept = {values.of(output) for output in outputs if isinstance(output, fx.Node)}
     return Program(

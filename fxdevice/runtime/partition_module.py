@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -72,7 +73,10 @@ def exports(placed: PlacedGraph, partitioning: Partitioning) -> list[tuple[fx.No
 
 
 def partition_module(
-    placed: PlacedGraph, partition: Partition, exported: tuple[fx.Node, ...]
+    placed: PlacedGraph,
+    partition: Partition,
+    exported: tuple[fx.Node, ...],
+    fake_of: Callable[[fx.Node], Any] | None = None,
 ) -> PartitionModule:
     """Returns one partition as a module.
 
@@ -83,12 +87,14 @@ def partition_module(
         placed: The placed graph.
         partition: One of its partitions.
         exported: The members that something outside reads.
+        fake_of: Fake values of what it reads from outside; those of the graph when None.
     """
-    builder = _Builder(placed)
+    builder = _Builder(placed, fake_of or _traced)
     names = set(partition.nodes)
     for node in placed.graph.nodes:
         if node.name in names:
             builder.add(node)
+    builder.add_symbols()
     output = builder.graph.output(tuple(builder.copies[node] for node in exported))
     output.meta = {"val": tuple(node.meta.get("val") for node in exported)}
     module = fx.GraphModule(builder.root, builder.graph)
@@ -98,8 +104,9 @@ def partition_module(
 class _Builder:
     """Copies members into a graph of their own; what they read from outside becomes an input."""
 
-    def __init__(self, placed: PlacedGraph) -> None:
+    def __init__(self, placed: PlacedGraph, fake_of: Callable[[fx.Node], Any]) -> None:
         self._placed = placed
+        self._fake_of = fake_of
         self.graph = fx.Graph()
         self.root = nn.Module()
         self.copies: dict[fx.Node, fx.Node] = {}
@@ -118,6 +125,19 @@ class _Builder:
                 self._add_input(read, read)
         self.copies[node] = self.graph.node_copy(node, self.copies.__getitem__)
 
+    def add_symbols(self) -> None:
+        """Adds the symbols that sizes of the inputs are made of, where no input tells them.
+
+        A compiler can read s0 off a size s0, not off a size 2 * s0 * s1.
+        """
+        found = [size for fake in self.fakes for size in _symbolic_sizes(fake)]
+        told = {size.node.expr for size in found}
+        missing = {symbol for size in found for symbol in size.node.expr.free_symbols} - told
+        for node in self._placed.graph.find_nodes(op="placeholder"):
+            value = node.meta.get("val")
+            if isinstance(value, torch.SymInt) and value.node.expr in missing:
+                self._add_input(node, node)
+
     def _add_attribute(self, node: fx.Node) -> None:
         value = attribute(self._placed.root, str(node.target))
         if isinstance(value, torch.Tensor):
@@ -134,11 +154,24 @@ class _Builder:
         )
         with point:
             placeholder = self.graph.placeholder(node.name)
-        placeholder.meta = dict(node.meta)
+        placeholder.meta = {**node.meta, "val": self._fake_of(node)}
         self._last_input = placeholder
         self.copies[node] = placeholder
         self.inputs.append(source)
-        self.fakes.append(node.meta["val"])
+        self.fakes.append(placeholder.meta["val"])
+
+
+def _symbolic_sizes(fake: Any) -> list[torch.SymInt]:
+    """Returns the sizes and strides of a fake value that are no plain numbers; itself if it is."""
+    if isinstance(fake, torch.Tensor):
+        sizes = (*fake.shape, *(fake.stride() if fake.layout == torch.strided else ()))
+    else:
+        sizes = (fake,)
+    return [size for size in sizes if isinstance(size, torch.SymInt)]
+
+
+def _traced(node: fx.Node) -> Any:
+    return node.meta["val"]
 
 
 def attribute(root: nn.Module, target: str) -> Any:
