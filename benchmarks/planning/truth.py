@@ -85,7 +85,7 @@ def main() -> None:
         clock = time.process_time
     slots = _calibrated(clock, [])
     tables = {}
-    calibrations: dict[tuple[str, str], list[object]] = {}
+    rates: dict[tuple[str, str], list[float]] = {}
     for inner in options.inner:
         print(f"\ninner={inner!r}\n{_HEAD}")
         rows: list[Row] = []
@@ -93,7 +93,7 @@ def main() -> None:
             if model.name not in options.models:
                 continue
             start_s = time.perf_counter()
-            kept = calibrations.setdefault((inner, model.name), [])
+            kept = rates.setdefault((inner, model.name), [])
             found = measured_rows(
                 model,
                 slots,
@@ -110,20 +110,20 @@ def main() -> None:
         tables[inner] = rows
         print(_summary(rows))
     if options.write:
-        _write(tables, calibrations, options)
+        _write(tables, slots, rates, options)
 
 
-def _calibrated(clock: Callable[[], float], kept: list[object]) -> Topology:
-    """Measures the processor, keeps the figures and returns two slots that have them."""
+def _calibrated(clock: Callable[[], float], kept: list[float]) -> Topology:
+    """Measures the processor, keeps its rate and returns two slots that have its figures."""
     (slot,) = measure_topology([torch.device("cpu")], Meter(clock=clock)).slots
-    topology = Topology((slot, replace(slot, index=1)), None)
-    kept.append(json.loads(topology_to_json(topology)))
-    return topology
+    kept.append(slot.spec.flops_per_s["float32"])
+    return Topology((slot, replace(slot, index=1)), None)
 
 
 def _write(
     tables: Mapping[str, Sequence[Row]],
-    calibrations: Mapping[tuple[str, str], Sequence[object]],
+    slots: Topology,
+    rates: Mapping[tuple[str, str], Sequence[float]],
     options: argparse.Namespace,
 ) -> None:
     """Writes the tables, each with what it was measured on; those of other compilers stay."""
@@ -136,8 +136,9 @@ def _write(
             "clock": "processor time" if options.cpu_time else "wall time",
             "torch": torch.__version__,
             "rounds": options.rounds,
-            "calibrations": {
-                model: found for (of, model), found in calibrations.items() if of == inner
+            "first_calibration": json.loads(topology_to_json(slots)),
+            "float32_flops_per_s": {
+                model: around for (of, model), around in rates.items() if of == inner
             },
             "rows": [asdict(row) for row in rows],
         }
