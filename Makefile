@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 pinned = $(shell grep '^$(1)==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all lint format demo bench check clean
+.PHONY: help test test-all lint format demo bench micro check clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -38,6 +38,9 @@ demo: $(VENV)/.stamp-demo  ## embed sentences with a real model on two slots
 
 bench: $(VENV)/.stamp-test $(VENV)/.stamp-demo  ## measure speed beside the baselines; BENCH_ARGS=--quick for a glance
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+micro: $(VENV)/.stamp-test  ## measure single parts of a call and of planning
+	$(BIN)/python -m pytest benchmarks/micro --benchmark-enable --benchmark-group-by=func -p no:xdist $(PYTEST_ARGS)
 
 check: test demo  ## everything, before a change is sent
 

@@ -1,0 +1,1 @@
+"""What single parts of a call and of planning cost, measured by pytest-benchmark."""
