@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import fx
 
 from fxdevice.choose import Choice, ProblemOf, choose_strategy, choose_way
+from fxdevice.connections import check_links
 from fxdevice.costs import CostTable
 from fxdevice.cut import cut_joint
 from fxdevice.dag import Dag, NodeKind
@@ -23,27 +25,27 @@ from fxdevice.expand import expand
 from fxdevice.expanded import expanded_problem
 from fxdevice.graph_inputs import GraphInputs, input_index
 from fxdevice.passes.assign_devices import assign_devices
-from fxdevice.passes.assign_slots import assign_slots
+from fxdevice.passes.assign_slots import assign_slots, complete_slots
 from fxdevice.passes.divide_nodes import divide_nodes
 from fxdevice.passes.insert_transfers import insert_transfers
 from fxdevice.passes.normalize import normalize
 from fxdevice.passes.order_nodes import order_nodes
 from fxdevice.passes.partition import Partitioning, partition
 from fxdevice.pipeline import Pass, Pipeline
-from fxdevice.placed_graph import NodeInfo, PlacedGraph, node_info, set_node_info
+from fxdevice.placed_graph import PlacedGraph
 from fxdevice.placement import Placement, ordered_problem
 from fxdevice.placers import divides, placer_named
 from fxdevice.plans import Plan
 from fxdevice.profiling import TimedCompiler, TimeFactors, measure_modules
-from fxdevice.runtime.executors import Executor, make_executor
+from fxdevice.runtime.executors import Executor, make_executor, work_at_once
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.lower import lower
 from fxdevice.runtime.program import Program
 from fxdevice.runtime.strides import restride_placeholders
+from fxdevice.runtime.workers import threads_of_slot
 from fxdevice.staging import DevicePairs
 from fxdevice.strategy_problems import StrategyProblems
 from fxdevice.topology import Topology
-from fxdevice.transfer_op import is_transfer, transfer_source
 from fxdevice.verify import verify
 
 __all__ = ["GraphDriver", "LoweredGraph", "default_pipeline"]
@@ -251,47 +253,28 @@ class GraphDriver:
         assert self._dag is not None
         assert self._costs is not None
         assert self._used_topology is not None
-        _complete(graph)
+        complete_slots(graph)
         placed = default_pipeline()(self._placed(root, graph))
-        _check_links(placed, self._used_topology)
+        check_links(placed, self._used_topology)
         partitioning = partition(placed)
+        used = self._used_topology
+        inner = self._inner_for(partitioning, used)
         program = lower(
             placed,
             partitioning,
-            TimedCompiler(self.inner) if self.profile else self.inner,
+            TimedCompiler(inner) if self.profile else inner,
             label=label,
             resident=self.inputs.resident_placeholders(graph),
         )
-        used = self._used_topology
         self.lowered.append(
             LoweredGraph(label, placed, partitioning, program, self._dag, self._costs, used)
         )
         return make_executor(program, used, is_first_alone=self.profile)
 
-
-def _check_links(placed: PlacedGraph, topology: Topology) -> None:
-    """Refuses transfers between slots that have no link.
-
-    Raises:
-        PlacementError: There is one.
-    """
-    for node in placed.graph.nodes:
-        if not is_transfer(node):
-            continue
-        source, end = placed.slot_of(transfer_source(node)), placed.slot_of(node)
-        if source.computes and end.computes and topology.link(source.index, end.index) is None:
-            raise PlacementError(
-                f"{transfer_source(node).name!r} is needed on slot {end.index} ({end.device}), and "
-                f"there is no link to there from slot {source.index} ({source.device}): a plan "
-                "says so, or a calibration that found copies damaged both directly and through "
-                "the host. Leave one of the two devices out, or give strategy='single'"
-            )
-
-
-def _complete(graph: fx.Graph) -> None:
-    """Gives a slot to nodes that the partitioner added: that of the first input that has one."""
-    for node in graph.nodes:
-        if node.op == "output" or node_info(node) is not None:
-            continue
-        found = [info for n in node.all_input_nodes if (info := node_info(n)) is not None]
-        set_node_info(node, found[0] if found else NodeInfo(0, "added by the partitioner"))
+    def _inner_for(self, partitioning: Partitioning, topology: Topology) -> InnerCompiler:
+        """Returns the inner compiler, for partitions that run at once where they do."""
+        slots = [item.slot for item in partitioning.partitions]
+        is_on_cpu = all(torch.device(slot.device).type == "cpu" for slot in topology.slots)
+        if not (is_on_cpu and work_at_once(slots, topology)):
+            return self.inner
+        return self.inner.at_once(threads=threads_of_slot(len(topology.slots)))

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from torch import fx
 
-from fxdevice.placed_graph import NodeInfo, set_node_info
+from fxdevice.placed_graph import NodeInfo, node_info, set_node_info
 from fxdevice.placement import Placement
 
-__all__ = ["assign_slots"]
+__all__ = ["assign_slots", "complete_slots"]
 
 
 def assign_slots(graph: fx.Graph, placement: Placement, located: Mapping[str, NodeInfo]) -> None:
@@ -33,3 +33,16 @@ def assign_slots(graph: fx.Graph, placement: Placement, located: Mapping[str, No
             reason = placement.reason_of[node.name]
             info = NodeInfo(slot, reason, placement.round_of.get(node.name, 0))
         set_node_info(node, info)
+
+
+def complete_slots(graph: fx.Graph) -> None:
+    """Gives a slot to nodes that the partitioner added: that of the first input that has one.
+
+    Args:
+        graph: A forward or backward graph, changed in place.
+    """
+    for node in graph.nodes:
+        if node.op == "output" or node_info(node) is not None:
+            continue
+        found = [info for n in node.all_input_nodes if (info := node_info(n)) is not None]
+        set_node_info(node, found[0] if found else NodeInfo(0, "added by the partitioner"))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import copy
 import re
 import threading
+from contextlib import AbstractContextManager
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxdevice
+from fxdevice.cores import available_cores
 from fxdevice.device_spec import DeviceSpec
+from fxdevice.runtime import inductor
 from fxdevice.runtime.host_executor import HostExecutor
 from fxdevice.topologies import uniform
 from fxdevice.topology import Link
@@ -154,3 +158,25 @@ def test_profile_measures_partitions_one_by_one_first(calls: list[HostExecutor])
                 outputs.append(module(x))
         assert_same(outputs[1], outputs[0])
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize(("strategy", "at_once"), [("data", True), ("single", False)])
+def test_partitions_are_compiled_for_how_they_run(
+    strategy: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int | None, bool]] = []
+    settings = inductor.settings
+
+    def watched(threads: int | None, releases_gil: bool) -> AbstractContextManager[Any]:
+        told.append((threads, releases_gil))
+        return settings(threads, releases_gil)
+
+    monkeypatch.setattr(inductor, "settings", watched)
+    plain, x = Blocks().eval(), torch.randn(8, 16)
+    with torch.no_grad():
+        expected = plain(x)
+        plan = fxdevice.plan(plain, x, devices=OWN_QUEUES, strategy=strategy)
+        model = fxdevice.compile(plain, ["cpu", "cpu"], plan=plan, inner="inductor")
+        assert_close(model(x), expected)
+    num_threads = min(max(1, len(available_cores()) // 2), torch.get_num_threads())
+    assert set(told) == {(num_threads, True) if at_once else (None, False)}

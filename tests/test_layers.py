@@ -59,6 +59,7 @@ LAYERS = (
     "passes",
     "cut",
     "pipeline",
+    "connections",
     "verify",
     "device_literals",
     "dump",

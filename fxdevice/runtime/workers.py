@@ -21,7 +21,7 @@ import torch
 
 from fxdevice.cores import available_cores, cores_of_slot
 
-__all__ = ["Job", "Queue", "is_worker", "queues_of", "run_at_once"]
+__all__ = ["Job", "Queue", "is_worker", "queues_of", "run_at_once", "threads_of_slot"]
 
 
 class Job(Protocol):
@@ -129,11 +129,24 @@ def _keep_to(cores: tuple[int, ...]) -> None:
             os.sched_setaffinity(0, cores)
     # A new thread has the number that the process was given.
     default = torch.get_num_threads()
-    torch.set_num_threads(min(len(cores), default))
+    torch.set_num_threads(_num_threads(cores))
     # That also changed the number for threads that are started later; so does this, back again.
     restorer = threading.Thread(target=torch.set_num_threads, args=(default,))
     restorer.start()
     restorer.join()
+
+
+def _num_threads(cores: tuple[int, ...]) -> int:
+    return min(len(cores), torch.get_num_threads())
+
+
+def threads_of_slot(num_slots: int) -> int:
+    """Returns how many threads one operation has on the worker of a slot.
+
+    Args:
+        num_slots: How many slots share the cores.
+    """
+    return _num_threads(cores_of_slot(0, num_slots, available_cores()))
 
 
 def is_worker() -> bool:
