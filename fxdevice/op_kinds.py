@@ -78,8 +78,22 @@ def is_storage_view(node: fx.Node) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Returns whether `node` draws random numbers."""
+    """Returns whether `node` draws random numbers; attention without dropout does not."""
+    return _can_draw(node) and not _has_no_dropout(node)
+
+
+def _can_draw(node: fx.Node) -> bool:
     return is_operator(node.target) and torch.Tag.nondeterministic_seeded in node.target.tags
+
+
+def _has_no_dropout(node: fx.Node) -> bool:
+    """Returns whether the operator has a probability of dropout, and it is the constant zero."""
+    for position, argument in enumerate(node.target._schema.arguments):  # type: ignore[union-attr]
+        if argument.name == "dropout_p":
+            given = node.args[position] if position < len(node.args) else argument.default_value
+            dropout_p = node.kwargs.get("dropout_p", given)
+            return isinstance(dropout_p, (int, float)) and dropout_p == 0
+    return False
 
 
 def is_mutating(node: fx.Node) -> bool:
@@ -89,7 +103,10 @@ def is_mutating(node: fx.Node) -> bool:
 
 def is_effectful(node: fx.Node) -> bool:
     """Returns whether `node` runs for something other than its value: an assertion, a print."""
-    return node.op == "call_function" and node.is_impure()
+    if node.op != "call_function" or not node.is_impure():
+        return False
+    # fx takes every operator that can draw random numbers for impure.
+    return not _can_draw(node) or is_random(node)
 
 
 def is_tuple_value(node: fx.Node) -> bool:
