@@ -84,6 +84,10 @@ class CapturedForPlan:
         return {name: known.name for name, known in self.inputs.items() if known.kind is kind}
 
 
+def _as_it_is(module: fx.GraphModule) -> fx.GraphModule:
+    return module
+
+
 @dataclass
 class PlanBackend:
     """Keeps the graphs of one model on the meta device.
@@ -91,13 +95,15 @@ class PlanBackend:
     Attributes:
         model: The model; its parameters are on the meta device.
         decompositions: As AOTAutograd takes them.
+        simplify: As `InnerCompiler.simplified`.
         fuses: Whether the inner compiler joins operations into kernels.
         graphs: The graphs so far, in the order of their capture.
         runs: What Dynamo runs in place of each.
     """
 
     model: nn.Module
-    decompositions: dict[Any, Callable[..., Any]] | None
+    decompositions: dict[Any, Callable[..., Any]] | None = None
+    simplify: Callable[[fx.GraphModule], fx.GraphModule] = _as_it_is
     fuses: bool = False
     graphs: list[CapturedForPlan] = field(default_factory=list)
     runs: list[_Run] = field(default_factory=list)
@@ -107,7 +113,8 @@ class PlanBackend:
         state = {id(found.tensor): found for found in state_tensors(self.model)}
         nodes = module.graph.find_nodes(op="placeholder")
         homes = [_home(n, v, state) for n, v in zip(nodes, example_inputs, strict=True)]
-        capture = _Capture(GraphInputs(homes, (), Pins()), break_of(module), self.fuses)
+        inputs = GraphInputs(homes, (), Pins())
+        capture = _Capture(inputs, break_of(module), self.simplify, self.fuses)
         try:
             compiled: Callable[..., Any] = aot_module_simplified(
                 module,
@@ -163,17 +170,19 @@ class _Capture:
 
     inputs: GraphInputs
     ended_by: str | None
+    simplify: Callable[[fx.GraphModule], fx.GraphModule]
     fuses: bool
     is_entered: bool = False
     found: CapturedForPlan | None = None
 
     def keep_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> Callable[..., Any]:
-        self._keep("inference", module)
+        self._keep("inference", self.simplify(module))
         return _empty_outputs(module, _)
 
     def keep_joint(
         self, joint: fx.GraphModule, joint_inputs: Any, **options: Any
     ) -> tuple[fx.GraphModule, fx.GraphModule]:
+        joint = self.simplify(joint)
         graph = self._keep("joint", joint)
         # The cut tags and moves nodes of the graph that it gets.
         return cut_joint(fx.GraphModule(joint, normalize(graph)), joint_inputs, **options)

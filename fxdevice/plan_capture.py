@@ -80,7 +80,7 @@ def capture_graphs(
     device = torch.device(trace_on)
     with real_tensors(), _state_kept():
         twin, twin_args, twin_kwargs = meta_copy((model, tuple(args), dict(kwargs or {})))
-        backend = PlanBackend(twin, _decompositions(inner), fuses=inner == "inductor")
+        backend = _backend(twin, inner)
         with (
             torch.set_grad_enabled(training),
             unified_tracing(device, has_meta=True),
@@ -176,13 +176,13 @@ def _where_and_why(error: Exception) -> str:
     return break_text(theirs or frames, f"{type(error).__name__}: {text[:_MAX_TEXT]}")
 
 
-def _decompositions(inner: str) -> dict[Any, Callable[..., Any]] | None:
+def _backend(twin: nn.Module, inner: str) -> PlanBackend:
     if inner != "inductor":
-        return None
+        return PlanBackend(twin)
     # Imported here: importing inductor takes a second or more.
     from fxdevice.runtime import inductor
 
-    return inductor.decompositions()
+    return PlanBackend(twin, inductor.decompositions(), inductor.simplified, fuses=True)
 
 
 @contextlib.contextmanager

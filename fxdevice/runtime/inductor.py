@@ -6,6 +6,7 @@ top of a file: `fxdevice.runtime.inner` does in a function, when a model is comp
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -16,13 +17,26 @@ from torch import fx
 from torch._guards import TracingContext, tracing
 from torch._inductor import config
 from torch._inductor.codegen.common import get_scheduling_for_device, init_backend_registration
-from torch._inductor.compile_fx import compile_fx_inner
+from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.virtualized import V
 
+from fxdevice.op_kinds import is_random
+from fxdevice.placed_graph import copied_graph
 from fxdevice.runtime.program import CompiledPartition
-from fxdevice.tracing import fake_mode_of
+from fxdevice.tracing import fake_mode_of, unified_tracing
 
-__all__ = ["compile_partition", "decompositions", "missing_for", "settings"]
+__all__ = [
+    "compile_partition",
+    "decompositions",
+    "is_stateless",
+    "missing_for",
+    "settings",
+    "simplified",
+]
+
+# PyTorch 2.11 finds the device by itself.
+_TAKES_DEVICE = "input_device" in inspect.signature(_recursive_joint_graph_passes).parameters
 
 
 def missing_for(device: torch.device) -> str | None:
@@ -38,6 +52,11 @@ def missing_for(device: torch.device) -> str | None:
     return None
 
 
+def is_stateless(device: torch.device) -> bool:
+    """Returns whether partitions keep nothing between calls: CUDA graphs keep their results."""
+    return device.type == "cpu" or not config.triton.cudagraphs
+
+
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Returns the decompositions that AOTAutograd applies for inductor, by operator.
 
@@ -46,6 +65,45 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     """
     with config.patch(fallback_random=True):
         return select_decomp_table()
+
+
+def simplified(module: fx.GraphModule) -> fx.GraphModule:
+    """Returns a graph after inductor's passes over forward and backward together.
+
+    `torch.compile` applies them to what AOTAutograd captured: attention that is written out becomes
+    one operation, products with constants and pairs of conversions go. A result that draws other
+    random numbers (attention with its dropout inside) is not taken.
+
+    Args:
+        module: A joint graph, or one of inference, with fake values; it is not changed.
+    """
+    found = fx.GraphModule(module, copied_graph(module.graph))
+    values = [node.meta.get("val") for node in module.graph.find_nodes(op="placeholder")]
+    device = next((v.device for v in values if isinstance(v, torch.Tensor)), torch.device("cpu"))
+    options: dict[str, Any] = {"input_device": device} if _TAKES_DEVICE else {}
+    with (
+        unified_tracing(None),
+        V.set_fake_mode(fake_mode_of(values, ())),
+        config.patch(fallback_random=True),
+    ):
+        found = _recursive_joint_graph_passes(found, **options)
+    if _draws(found) != _draws(module):
+        return module
+    _name_lines(found.graph)
+    return found
+
+
+def _draws(module: fx.GraphModule) -> list[Any]:
+    return [node.target for node in module.graph.nodes if is_random(node)]
+
+
+def _name_lines(graph: fx.Graph) -> None:
+    """Gives operations that inductor wrote the line and module of what reads them."""
+    for node in reversed([node for node in graph.nodes if node.op == "call_function"]):
+        for key in ("stack_trace", "nn_module_stack"):
+            found = next((user.meta[key] for user in node.users if key in user.meta), None)
+            if key not in node.meta and found is not None:
+                node.meta[key] = found
 
 
 def settings(threads: int | None, releases_gil: bool) -> AbstractContextManager[Any]:

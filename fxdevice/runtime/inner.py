@@ -39,6 +39,10 @@ class InnerCompiler:
         needs_fakes: Whether it reads the fake values, so that they must be on the slot's device.
         settings: Takes a number of threads and whether to release the GIL, and returns a context in
             which `compile_partition` heeds both; None where it cannot.
+        simplify: Returns a joint graph, or one of inference, after passes that see forward and
+            backward together; None where there are none.
+        is_stateless: Returns whether partitions on a device keep nothing between calls, so that one
+            may stand for all that are equal to it, called by several threads too.
     """
 
     def __init__(
@@ -49,12 +53,16 @@ class InnerCompiler:
         *,
         needs_fakes: bool = True,
         settings: Callable[[int | None, bool], AbstractContextManager[Any]] | None = None,
+        simplify: Callable[[fx.GraphModule], fx.GraphModule] | None = None,
+        is_stateless: Callable[[torch.device], bool] = lambda device: False,
     ) -> None:
         self.name = name
         self.decompositions = decompositions
         self._compile_partition = compile_partition
         self._needs_fakes = needs_fakes
         self._settings = settings
+        self._simplify = simplify
+        self.is_stateless = is_stateless
         self._threads: int | None = None
         self._releases_gil = False
 
@@ -73,6 +81,16 @@ class InnerCompiler:
         changed = copy.copy(self)
         changed._threads, changed._releases_gil = threads, releases_gil
         return changed
+
+    def simplified(self, module: fx.GraphModule) -> fx.GraphModule:
+        """Returns a captured graph after the passes that see forward and backward together.
+
+        They run before placement, since afterwards there are partitions, of one direction each.
+
+        Args:
+            module: A joint graph, or one of inference; it is not changed.
+        """
+        return module if self._simplify is None else self._simplify(module)
 
     def __call__(
         self, module: fx.GraphModule, fakes: Sequence[Any], device: torch.device
@@ -136,6 +154,8 @@ def _inductor_or_eager(device: torch.device, *, is_explicit: bool) -> InnerCompi
             inductor.compile_partition,
             inductor.decompositions(),
             settings=inductor.settings,
+            simplify=inductor.simplified,
+            is_stateless=inductor.is_stateless,
         )
     if is_explicit:
         raise CompileOptionError(f"inner='inductor' cannot be used: {missing}. Use 'eager'")

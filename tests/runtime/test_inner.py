@@ -250,3 +250,38 @@ def test_inductor_without_a_c_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_inductor_says_about_devices_that_are_not_here() -> None:
     found = inductor.missing_for(torch.device("cuda:0"))
     assert torch.cuda.is_available() or found is not None
+
+
+def written_out(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    scores = torch.softmax(query @ key.transpose(-2, -1) / 4.0, -1)
+    return (scores @ value + 1.0 - 1.0,)
+
+
+def with_dropout(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+    scores = torch.softmax(query @ key.transpose(-2, -1) / 4.0, -1)
+    return (torch.nn.functional.dropout(scores, 0.5) @ value,)
+
+
+def test_attention_that_is_written_out_becomes_one_operation() -> None:
+    compiler = make_inner("inductor", CPU)
+    args = [torch.randn(2, 4, 8, 16) for _ in range(3)]
+    module, fakes = traced(written_out, *args, decompositions=compiler.decompositions)
+    before = str(module.graph)
+    found = compiler.simplified(module)
+    assert str(module.graph) == before
+    assert "scaled_dot_product" in str(found.graph)
+    assert all("val" in node.meta for node in found.graph.nodes if node.op != "output")
+    found.graph.output_node().meta["val"] = module.graph.output_node().meta["val"]
+    torch.testing.assert_close(list(compiler(found, fakes, CPU)(list(args))), [*written_out(*args)])
+
+
+def test_draws_stay_as_they_are() -> None:
+    compiler = make_inner("inductor", CPU)
+    args = [torch.randn(2, 4, 8, 16) for _ in range(3)]
+    module, _ = traced(with_dropout, *args, decompositions=compiler.decompositions)
+    assert "scaled_dot_product" not in str(compiler.simplified(module).graph)
+
+
+def test_other_compilers_take_a_graph_as_it_is() -> None:
+    module, _ = traced(function, *inputs())
+    assert make_inner("eager", CPU).simplified(module) is module
