@@ -155,8 +155,8 @@ def get_device_properties(device: Device | None = None) -> DeviceProperties:
 
 
 def synchronize(device: Device | None = None) -> None:
-    """Does nothing but check the device: every operation has finished when its call returns."""
-    device_index(device)
+    """Has nothing to wait for: every operation has finished when its call returns."""
+    extension().synchronize(device_index(device))
 
 
 def current_stream(device: Device | None = None) -> torch.Stream:

@@ -61,6 +61,18 @@ class Extension(Protocol):
         """Sets operations and copies to zero."""
         ...
 
+    def start_race_detection(self) -> bool:
+        """Starts to look for races; False where that has been started already."""
+        ...
+
+    def stop_race_detection(self) -> list[str]:
+        """Ends it and returns what was found."""
+        ...
+
+    def synchronize(self, index: int) -> None:
+        """Tells the detection of races that the host has waited for a device."""
+        ...
+
     def set_corrupts(self, source: int, destination: int, corrupts: bool) -> None:
         """Says whether copies from one device to another arrive as zeros."""
         ...

@@ -18,15 +18,21 @@ struct Block {
   c10::Storage host;
   int device;
   int64_t num_bytes;
+  races::History history;
 };
 
 void free_block(void* context) {
   auto* block = static_cast<Block*>(context);
+  races::dropped(block->history);
   discharge(block->device, block->num_bytes);
   if (block->memory != nullptr) {
     c10::free_cpu(block->memory);
   }
   delete block;
+}
+
+races::History* history_in(const c10::DataPtr& memory) {
+  return memory.get_deleter() == &free_block ? &static_cast<Block*>(memory.get_context())->history : nullptr;
 }
 
 c10::Device sim_device(int index) {
@@ -50,7 +56,8 @@ class SimAllocator final : public c10::DeviceAllocator {
       discharge(device, static_cast<int64_t>(num_bytes));
       throw;
     }
-    auto* block = new Block{memory, c10::Storage(), device, static_cast<int64_t>(num_bytes)};
+    auto* block = new Block{memory, c10::Storage(), device, static_cast<int64_t>(num_bytes), {}};
+    races::allocated(block->history, device);
     return {memory, block, &free_block, sim_device(device)};
   }
 
@@ -64,7 +71,11 @@ class SimAllocator final : public c10::DeviceAllocator {
 
   void emptyCache(c10::MempoolId_t /*pool*/) override {}
 
-  void recordStream(const c10::DataPtr& /*pointer*/, c10::Stream /*stream*/) override {}
+  void recordStream(const c10::DataPtr& pointer, c10::Stream stream) override {
+    if (auto* history = history_in(pointer)) {
+      races::lent(*history, stream);
+    }
+  }
 
   c10::CachingDeviceAllocator::DeviceStats getDeviceStats(c10::DeviceIndex index) override {
     c10::CachingDeviceAllocator::DeviceStats stats;
@@ -107,13 +118,18 @@ c10::Allocator* allocator() {
 c10::DataPtr adopt(const c10::Storage& host, int index) {
   const auto num_bytes = static_cast<int64_t>(host.nbytes());
   charge(index, num_bytes);
-  auto* block = new Block{nullptr, host, index, num_bytes};
+  auto* block = new Block{nullptr, host, index, num_bytes, {}};
+  races::allocated(block->history, index);
   return {num_bytes > 0 ? host.mutable_data() : nullptr, block, &free_block, sim_device(index)};
 }
 
 c10::Storage adopt_storage(const c10::Storage& host, int index) {
   return c10::Storage(
       c10::Storage::use_byte_size_t(), host.nbytes(), adopt(host, index), allocator(), /*resizable=*/true);
+}
+
+races::History* history_of(const c10::Storage& storage) {
+  return history_in(storage.data_ptr());
 }
 
 void resize_storage(const c10::Storage& storage, size_t num_bytes) {

@@ -1,6 +1,7 @@
 // What Python sees of the simulated devices.
 #include "autograd_threads.h"
 #include "device_state.h"
+#include "races.h"
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -31,6 +32,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
     return rows;
   });
   m.def("reset_counts", &fxsim::reset_counts);
+  m.def("start_race_detection", &fxsim::races::start);
+  m.def("stop_race_detection", &fxsim::races::stop);
+  m.def("synchronize", &fxsim::races::host_waits_for_device);
   m.def("set_corrupts", &fxsim::set_corrupts);
   m.def("corrupts", &fxsim::corrupts);
   m.def("allocated_bytes", &fxsim::allocated_bytes);

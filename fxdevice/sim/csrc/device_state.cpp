@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdio>
 #include <string>
+#include <utility>
 
 namespace fxsim {
 namespace {
@@ -39,6 +40,7 @@ State& state() {
 }
 
 thread_local int current = 0;
+thread_local std::array<c10::StreamId, kMaxDevices> current_streams{};
 
 std::string human_size(int64_t num_bytes) {
   const std::array<const char*, 4> units{"bytes", "KiB", "MiB", "GiB"};
@@ -93,6 +95,14 @@ void check_device_index(int index) {
 void set_current_device(int index) {
   check_device_index(index);
   current = index;
+}
+
+c10::StreamId current_stream(int index) {
+  return current_streams[index];
+}
+
+c10::StreamId exchange_stream(int index, c10::StreamId stream) {
+  return std::exchange(current_streams[index], stream);
 }
 
 int index_or_current(c10::Device device) {

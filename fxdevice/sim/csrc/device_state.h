@@ -2,6 +2,7 @@
 #pragma once
 
 #include <c10/core/Device.h>
+#include <c10/core/Stream.h>
 
 #include <cstdint>
 #include <vector>
@@ -28,6 +29,9 @@ void set_device_count(int count);
 int current_device();
 void set_current_device(int index);
 void check_device_index(int index);
+// So is the current stream of each device.
+c10::StreamId current_stream(int index);
+c10::StreamId exchange_stream(int index, c10::StreamId stream);
 // Index of `device`, or the current device where it names none.
 int index_or_current(c10::Device device);
 

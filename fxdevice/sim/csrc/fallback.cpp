@@ -65,7 +65,7 @@ const HostArgument* find_host_argument(const c10::FunctionSchema& schema, std::s
 // Checks the tensor arguments of one call and turns them into host views.
 class Arguments {
  public:
-  explicit Arguments(const c10::FunctionSchema& schema) : schema_(schema) {}
+  explicit Arguments(const c10::FunctionSchema& schema) : schema_(schema), views_(schema.name()) {}
 
   void convert(torch::jit::Stack& stack) {
     const auto& declared = schema_.arguments();
@@ -142,7 +142,8 @@ class Arguments {
 
   at::Tensor convert_tensor(const at::Tensor& tensor, const c10::Argument& argument) {
     check(tensor, argument);
-    return views_.to_host(tensor);
+    const auto* alias = argument.alias_info();
+    return views_.to_host(tensor, alias != nullptr && alias->isWrite());
   }
 
   void convert_value(c10::IValue& value, const c10::Argument& argument) {
@@ -204,6 +205,11 @@ void run_on_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   count_operation(result_device.value_or(current_device()));
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), stack);
   arguments.views().commit();
+  for (const auto& result : schema.returns()) {
+    if (result.type()->kind() != c10::TypeKind::TensorType && result.type()->kind() != c10::TypeKind::ListType) {
+      arguments.views().operation().wait_on_host();  // a number that the host computed with
+    }
+  }
   if (result_device.has_value()) {
     convert_results(*stack, schema.returns().size(), arguments.views(), *result_device);
   }

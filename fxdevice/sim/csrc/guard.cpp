@@ -1,21 +1,30 @@
 // Device guard of the simulated devices, with streams and events.
 //
 // Every operation has finished when its call returns, so streams and events order nothing: they
-// keep their identity (a program sees the stream that it set) and events keep their time.
+// keep their identity (a program sees the stream that it set) and events keep their time. What they
+// would order is what the detection of races goes by.
 #include "device_state.h"
+#include "races.h"
 
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
-#include <array>
 #include <atomic>
 #include <chrono>
 
 namespace fxsim {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+using SteadyClock = std::chrono::steady_clock;
 
-thread_local std::array<c10::StreamId, kMaxDevices> current_streams{};
+struct SimEvent {
+  SteadyClock::time_point time;
+  races::Moment moment;
+};
+
+SimEvent& event_of(void* event) {
+  return *static_cast<SimEvent*>(event);
+}
+
 std::atomic<c10::StreamId> last_stream{0};
 
 struct SimGuard final : public c10::impl::DeviceGuardImplInterface {
@@ -49,7 +58,7 @@ struct SimGuard final : public c10::impl::DeviceGuardImplInterface {
 
   c10::Stream getStream(c10::Device device) const override {
     const int index = index_or_current(device);
-    return stream(index, current_streams[index]);
+    return stream(index, current_stream(index));
   }
 
   c10::Stream getDefaultStream(c10::Device device) const override {
@@ -66,43 +75,54 @@ struct SimGuard final : public c10::impl::DeviceGuardImplInterface {
 
   c10::Stream exchangeStream(c10::Stream next) const override {
     const int index = index_or_current(next.device());
-    const c10::Stream previous = stream(index, current_streams[index]);
-    current_streams[index] = next.id();
-    return previous;
+    return stream(index, exchange_stream(index, next.id()));
   }
 
-  bool queryStream(const c10::Stream& /*stream*/) const override {
+  bool queryStream(const c10::Stream& stream) const override {
+    races::host_waits(stream);
     return true;
   }
 
-  void synchronizeStream(const c10::Stream& /*stream*/) const override {}
+  void synchronizeStream(const c10::Stream& stream) const override {
+    races::host_waits(stream);
+  }
 
   void synchronizeDevice(const c10::DeviceIndex index) const override {
     check_device_index(index);
+    races::host_waits_for_device(index);
   }
 
-  void record(void** event, const c10::Stream&, const c10::DeviceIndex, const c10::EventFlag) const override {
+  void record(void** event, const c10::Stream& stream, const c10::DeviceIndex, const c10::EventFlag) const override {
     if (*event == nullptr) {
-      *event = new Clock::time_point();
+      *event = new SimEvent();
     }
-    *static_cast<Clock::time_point*>(*event) = Clock::now();
+    event_of(*event) = {SteadyClock::now(), races::recorded(stream)};
   }
 
-  void block(void* /*event*/, const c10::Stream& /*stream*/) const override {}
+  void block(void* event, const c10::Stream& stream) const override {
+    if (event != nullptr) {
+      races::waits(stream, event_of(event).moment);
+    }
+  }
 
-  bool queryEvent(void* /*event*/) const override {
+  bool queryEvent(void* event) const override {
+    synchronizeEvent(event);
     return true;
   }
 
-  void synchronizeEvent(void* /*event*/) const override {}
+  void synchronizeEvent(void* event) const override {
+    if (event != nullptr) {
+      races::host_waits(event_of(event).moment);
+    }
+  }
 
   void destroyEvent(void* event, const c10::DeviceIndex /*index*/) const noexcept override {
-    delete static_cast<Clock::time_point*>(event);
+    delete static_cast<SimEvent*>(event);
   }
 
   double elapsedTime(void* start, void* end, const c10::DeviceIndex /*index*/) const override {
     TORCH_CHECK(start != nullptr && end != nullptr, "Both events must be recorded before calculating elapsed time.");
-    const auto elapsed = *static_cast<Clock::time_point*>(end) - *static_cast<Clock::time_point*>(start);
+    const auto elapsed = event_of(end).time - event_of(start).time;
     return std::chrono::duration<double, std::milli>(elapsed).count();
   }
 

@@ -57,18 +57,21 @@ c10::Storage HostViews::device_storage(const c10::Storage& host, int index) {
     }
   }
   // Several results may share one storage: remember the pair.
+  operation_.begin(index);
   auto device = adopt_storage(host, index);
+  operation_.uses(device, /*is_write=*/true);
   storages_.push_back({device, host, host.data(), host.nbytes()});
   return device;
 }
 
-at::Tensor HostViews::to_host(const at::Tensor& tensor) {
+at::Tensor HostViews::to_host(const at::Tensor& tensor, bool is_written) {
   if (!is_sim(tensor)) {
     if (tensor.defined()) {
       foreign_.push_back(tensor);
     }
     return tensor;
   }
+  operation_.uses(tensor.storage(), is_written);
   for (const auto& pair : tensors_) {
     if (pair.device.is_same(tensor)) {
       return pair.host;
@@ -111,6 +114,7 @@ void HostViews::commit() {
     auto* impl = pair.device.unsafeGetStorageImpl();
     impl->set_data_ptr_noswap(adopt(pair.host, pair.device.device().index()));
     impl->set_nbytes(pair.num_bytes);
+    operation_.uses(pair.device, /*is_write=*/true);
   }
   for (auto& pair : tensors_) {
     auto* impl = pair.device.unsafeGetTensorImpl();

@@ -6,22 +6,32 @@
 // storage charged to the device otherwise.
 #pragma once
 
+#include "races.h"
+
 #include <ATen/core/Tensor.h>
 
+#include <string_view>
 #include <vector>
 
 namespace fxsim {
 
 class HostViews {
  public:
+  explicit HostViews(std::string_view operation) : operation_(operation) {}
+
   // CPU tensor over the memory of `tensor`; any other tensor is returned as it is.
-  at::Tensor to_host(const at::Tensor& tensor);
+  at::Tensor to_host(const at::Tensor& tensor, bool is_written = false);
 
   // What `host`, a result of a CPU kernel, is on simulated device `index`.
   at::Tensor to_device(const at::Tensor& host, int index);
 
   // Brings back what the kernel changed in its arguments beside their values: sizes, strides, memory, lazy bits.
   void commit();
+
+  // What the detection of races sees.
+  races::Operation& operation() {
+    return operation_;
+  }
 
  private:
   struct StoragePair {
@@ -38,6 +48,7 @@ class HostViews {
   c10::Storage host_storage(const c10::Storage& device);
   c10::Storage device_storage(const c10::Storage& host, int index);
 
+  races::Operation operation_;
   std::vector<StoragePair> storages_;
   std::vector<TensorPair> tensors_;
   std::vector<at::Tensor> foreign_;

@@ -44,7 +44,7 @@ at::Tensor convolution(
   const int index = common_device(
       "aten::convolution", {{"input", input}, {"weight", weight}, {"bias", value_or_undefined(bias)}});
   count_operation(index);
-  HostViews views;
+  HostViews views("aten::convolution");
   const auto result = at::convolution(
       views.to_host(input), views.to_host(weight), host_optional(views, bias), stride, padding, dilation,
       transposed, output_padding, groups);
@@ -66,7 +66,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> convolution_backward(
       "aten::convolution_backward", {{"grad_output", grad_output}, {"input", input}, {"weight", weight}});
   count_operation(index);
   const std::array<int64_t, 1> bias_size{transposed ? weight.size(1) * groups : weight.size(0)};
-  HostViews views;
+  HostViews views("aten::convolution_backward");
   const auto [grad_input, grad_weight, grad_bias] = at::convolution_backward(
       views.to_host(grad_output), views.to_host(input), views.to_host(weight), c10::IntArrayRef(bias_size),
       stride, padding, dilation, transposed, output_padding, groups, output_mask);
@@ -99,7 +99,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell(
        {"input_bias", value_or_undefined(input_bias)},
        {"hidden_bias", value_or_undefined(hidden_bias)}});
   count_operation(index);
-  HostViews views;
+  HostViews views("aten::_thnn_fused_lstm_cell");
   const auto dtype = input_gates.scalar_type();
   const auto gates = with_bias(views.to_host(input_gates), host_optional(views, input_bias)) +
       with_bias(views.to_host(hidden_gates), host_optional(views, hidden_bias));
@@ -135,7 +135,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> lstm_cell_backward(
        {"grad_hy", value_or_undefined(grad_hy)},
        {"grad_cy", value_or_undefined(grad_cy)}});
   count_operation(index);
-  HostViews views;
+  HostViews views("aten::_thnn_fused_lstm_cell_backward_impl");
   const auto dtype = workspace.scalar_type();
   const auto parts = widen(views.to_host(workspace)).chunk(4, 1);
   const auto &in = parts[0], &forget = parts[1], &cell = parts[2], &out = parts[3];
@@ -171,7 +171,7 @@ std::tuple<at::Tensor, at::Tensor> gru_cell(
        {"input_bias", value_or_undefined(input_bias)},
        {"hidden_bias", value_or_undefined(hidden_bias)}});
   count_operation(index);
-  HostViews views;
+  HostViews views("aten::_thnn_fused_gru_cell");
   const auto dtype = input_gates.scalar_type();
   const auto input = with_bias(views.to_host(input_gates), host_optional(views, input_bias)).chunk(3, 1);
   const auto hidden = with_bias(views.to_host(hidden_gates), host_optional(views, hidden_bias)).chunk(3, 1);
@@ -191,7 +191,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> gru_cell_
   const int index =
       common_device("aten::_thnn_fused_gru_cell_backward", {{"workspace", workspace}, {"grad_hy", grad_hy}});
   count_operation(index);
-  HostViews views;
+  HostViews views("aten::_thnn_fused_gru_cell_backward");
   const auto dtype = workspace.scalar_type();
   const auto parts = widen(views.to_host(workspace)).chunk(5, 1);
   const auto &reset = parts[0], &update = parts[1], &fresh = parts[2], &state = parts[3], &hidden_new = parts[4];
@@ -213,7 +213,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> gru_cell_
 at::Tensor histc_kernel(const at::Tensor& self, int64_t bins, const at::Scalar& min, const at::Scalar& max) {
   const int index = common_device("aten::histc", {{"self", self}});
   count_operation(index);
-  HostViews views;
+  HostViews views("aten::histc");
   const auto host = views.to_host(self);
   const bool is_integer = c10::isIntegralType(self.scalar_type(), /*includeBool=*/false);
   const auto result = is_integer ? at::histc(host.to(c10::kDouble), bins, min, max).to(self.scalar_type())

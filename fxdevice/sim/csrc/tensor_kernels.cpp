@@ -2,6 +2,7 @@
 #include "allocator.h"
 #include "device_state.h"
 #include "host_view.h"
+#include "races.h"
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/Tensor.h>
@@ -121,7 +122,38 @@ int end_of_copy(const at::Tensor& tensor) {
   return kHost;
 }
 
-at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool /*non_blocking*/) {
+// How a copy is in order with streams is as on CUDA (aten/src/ATen/native/cuda/Copy.cu): between two
+// devices it runs in the current stream of the source, and the current streams of both come before
+// and after it; with the host at one end it runs in the one stream, for which the host waits unless
+// the copy is `non_blocking`.
+void begin_copy(races::Operation& copy, const at::Tensor& self, int source_end, int destination_end) {
+  if (source_end == kHost) {
+    copy.begin(destination_end);
+    copy.reads_host(self);
+  } else if (destination_end == kHost || destination_end == source_end) {
+    copy.begin(source_end);
+  } else {
+    copy.begin(source_end, races::current(destination_end));
+  }
+}
+
+void end_copy(
+    races::Operation& copy, const at::Tensor& destination, int source_end, int destination_end, bool non_blocking) {
+  if (source_end != kHost && destination_end != kHost) {
+    copy.ends_before(races::current(destination_end));
+  } else if (!non_blocking) {
+    copy.wait_on_host();
+  } else if (destination_end == kHost) {
+    // A copy into memory that is not pinned has ended when it returns, even then.
+    if (races::is_on() && destination.is_pinned() && destination.is_non_overlapping_and_dense()) {
+      copy.delivers_later(destination);
+    } else {
+      copy.wait_on_host();
+    }
+  }
+}
+
+at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool non_blocking) {
   const int source_end = end_of_copy(self);
   const int destination_end = end_of_copy(destination);
   if (source_end == destination_end) {
@@ -129,13 +161,15 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& destination, bool
   } else if (self.numel() > 0) {
     count_copy(source_end, destination_end, static_cast<int64_t>(self.nbytes()));
   }
-  HostViews views;
-  const at::Tensor arrived = views.to_host(destination);
+  HostViews views("aten::copy_");
+  begin_copy(views.operation(), self, source_end, destination_end);
+  const at::Tensor arrived = views.to_host(destination, /*is_written=*/true);
   if (corrupts(source_end, destination_end)) {
     arrived.zero_();
   } else {
     arrived.copy_(views.to_host(self));
   }
+  end_copy(views.operation(), destination, source_end, destination_end, non_blocking);
   return destination;
 }
 
@@ -146,11 +180,17 @@ at::Tensor copy_from_and_resize(const at::Tensor& self, const at::Tensor& destin
 
 // Reading one element counts neither as an operation nor as a copy: no tensor changes its device.
 at::Scalar local_scalar_dense(const at::Tensor& self) {
-  HostViews views;
-  return at::native::_local_scalar_dense_cpu(views.to_host(self));
+  HostViews views("aten::_local_scalar_dense");
+  const auto host = views.to_host(self);
+  views.operation().wait_on_host();
+  return at::native::_local_scalar_dense_cpu(host);
 }
 
-void record_stream(at::Tensor& /*self*/, c10::Stream /*stream*/) {}
+void record_stream(at::Tensor& self, c10::Stream stream) {
+  if (auto* history = history_of(self.storage())) {
+    races::lent(*history, stream);
+  }
+}
 
 }  // namespace
 
