@@ -15,6 +15,9 @@ which every partition that reads them has a copy of, so that they do not tie par
 
 A carried node that the output or a transfer reads is also computed in one partition like any node.
 
+Where slots work at the same time, the largest partitions would make them wait for each other: see
+`fxdevice.overlap`. Otherwise:
+
 Method: (1) list scheduling: run everything that is ready on a slot, then go to the slot of the
 earliest node that is left; (2) join each partition with the next one of its slot unless a path
 leads from one to the other through a third. Every later pair of that slot then has such a path
@@ -31,7 +34,14 @@ from typing import TypeAlias
 from torch import fx
 
 from fxdevice.join_partitions import join_partitions
-from fxdevice.op_kinds import has_tensor_value, is_effectful, is_random, is_tuple_value
+from fxdevice.op_kinds import (
+    has_tensor_value,
+    is_effectful,
+    is_random,
+    is_tuple_value,
+    view_base,
+)
+from fxdevice.overlap import Overlap, overlapping_pieces, pieces_makespan_s
 from fxdevice.placed_graph import PlacedGraph, node_info
 from fxdevice.transfer_op import is_transfer, transfer_source
 
@@ -68,19 +78,33 @@ class Partitioning:
     partitions: tuple[Partition, ...]
 
 
-def partition(placed: PlacedGraph) -> Partitioning:
+def partition(placed: PlacedGraph, overlap: Overlap[fx.Node] | None = None) -> Partitioning:
     """Returns the partitions of `placed`, in an executable order.
 
     Args:
         placed: A graph that `insert_transfers` has made.
+        overlap: What nodes take, where the slots are to work at the same time; None where they take
+            turns.
 
     Returns:
-        Maximal partitions; O(n log n) in nodes and edges, and in practice linear, for the joins
-        look only at what stands between two partitions of a slot.
+        Maximal partitions, or those of `overlapping_pieces` where they are faster; O(n log n) in
+        nodes and edges, and in practice linear, for the joins look only at what stands between two
+        partitions of a slot.
     """
     needs = dependencies(placed)
     pieces = _list_schedule(needs)
     joined = join_partitions(pieces, needs, _lane)
+    if overlap is not None:
+        views = _views_of_inputs(placed)
+
+        def lane(node: fx.Node) -> tuple[int, ...]:
+            return (*_lane(node), int(node in views))
+
+        smaller = overlapping_pieces(needs, lane, overlap)
+        largest_s, smaller_s = (
+            pieces_makespan_s(found, needs, lane, overlap) for found in (joined, smaller)
+        )
+        joined = smaller if smaller and smaller_s < largest_s else joined
     position = {node: index for index, node in enumerate(placed.graph.nodes)}
     partitions = []
     for index, piece in enumerate(joined):
@@ -133,6 +157,20 @@ def _lane(node: fx.Node) -> _Lane:
     info = node_info(node)
     assert info is not None
     return info.slot, info.round
+
+
+def _views_of_inputs(placed: PlacedGraph) -> set[fx.Node]:
+    """Returns the views that only need inputs of the graph.
+
+    In partitions of their own they leave those of replicas equal, which differ in the part of the
+    batch that they read and are compiled once then.
+    """
+    found: set[fx.Node] = set()
+    for node in placed.graph.nodes:
+        base = view_base(node)
+        if base is not None and (base.op == "placeholder" or base in found):
+            found.add(node)
+    return found
 
 
 def _list_schedule(needs: dict[fx.Node, tuple[fx.Node, ...]]) -> list[list[fx.Node]]:

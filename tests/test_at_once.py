@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 import threading
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import fxdevice
 from fxdevice.cores import available_cores
 from fxdevice.device_spec import DeviceSpec
 from fxdevice.runtime import inductor
 from fxdevice.runtime.host_executor import HostExecutor
+from fxdevice.runtime.program import Step
 from fxdevice.topologies import uniform
-from fxdevice.topology import Link
+from fxdevice.topology import Link, Slot, Topology
 from tests.two_slots import assert_same, gradients
 
 SLOW = DeviceSpec("one core", {"float32": 1e8}, 1e10, launch_s=1e-7)
@@ -180,3 +184,71 @@ def test_partitions_are_compiled_for_how_they_run(
         assert_close(model(x), expected)
     num_threads = min(max(1, len(available_cores()) // 2), torch.get_num_threads())
     assert set(told) == {(num_threads, True) if at_once else (None, False)}
+
+
+class Attention(nn.Module):
+    """Attention without dropout: inputs and results `[batch, 5, 16]`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projected = nn.Linear(16, 48)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.projected(x).view(-1, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        attended: Tensor = functional.scaled_dot_product_attention(*heads)
+        return attended.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("model", [Attention(), Blocks()], ids=["attention", "blocks"])
+@pytest.mark.parametrize("training", [False, True])
+def test_replicas_do_not_wait_for_each_other(
+    model: nn.Module, training: bool, calls: list[HostExecutor]
+) -> None:
+    shape = (8, 5, 16) if isinstance(model, Attention) else (8, 16)
+    plain, x = copy.deepcopy(model).train(training), torch.randn(shape)
+    placed = at_once(copy.deepcopy(plain), x, "data", training=training)
+    with torch.set_grad_enabled(training):
+        outputs = []
+        for module in (plain, placed):
+            torch.manual_seed(2)
+            outputs.append(module(x))
+    assert_close(outputs[1], outputs[0])
+    if training:
+        outputs[1].sum().backward()
+    assert len(calls) == 1 + training
+    for call in calls:
+        steps = call.program.steps
+        replicas = [i for i in range(len(steps)) if num_operations(steps[i]) > 2]
+        assert any(
+            steps[i].slot != steps[j].slot and not {i, j} & (before(steps, i) | before(steps, j))
+            for i, j in itertools.combinations(replicas, 2)
+        )
+
+
+def num_operations(step: Step) -> int:
+    found = re.match(r"(\d+) operations", step.origin)
+    return 1 if found is None else int(found[1])
+
+
+def before(steps: Sequence[Step], index: int) -> set[int]:
+    """Returns the steps that have run when a step begins, whatever the timing."""
+    own = [i for i in range(index) if steps[i].slot == steps[index].slot]
+    needed = {*steps[index].waits, *own}
+    return needed.union(*(before(steps, need) for need in needed))
+
+
+def test_gradients_are_summed_on_all_slots_of_a_device(calls: list[HostExecutor]) -> None:
+    slots = tuple(Slot(index, "cpu", spec=SLOW) for index in range(2))
+    plain, x = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4))), torch.randn(8, 16)
+    plan = fxdevice.plan(
+        plain, x, devices=Topology(slots, None), strategy="data", training=True, inner="eager"
+    )
+    model = fxdevice.compile(copy.deepcopy(plain), ["cpu", "cpu"], plan=plan, inner="eager")
+    for module in (plain, model):
+        module(x).square().sum().backward()
+    for name, gradient in gradients(plain).items():
+        assert_close(gradients(model)[name], gradient)
+    backward = calls[-1].program
+    slot_of = {value: step.slot for step in backward.steps for value in step.makes}
+    made_on = [slot_of[value] for value in backward.outputs if value in slot_of]
+    assert {made_on.count(0), made_on.count(1)} == {4}

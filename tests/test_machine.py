@@ -90,7 +90,8 @@ def test_cpu_slots_can_be_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for slot in found.slots:
         assert slot.alone == all_cores
         share = slot.spec.peak_flops_per_s("float32") / all_cores.peak_flops_per_s("float32")
-        assert share == pytest.approx(2 / 5)
+        # One operation on all five cores does not reach five times what one core does.
+        assert share == pytest.approx(2 / 5 / 0.87)
         assert slot.spec.memory_bytes_per_s == pytest.approx(all_cores.memory_bytes_per_s / 2)
     assert found.hands_over(0, 1)
     (alone,) = topology_of(make_options(["cpu"])).slots
@@ -102,7 +103,8 @@ def test_more_slots_than_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(machine, "available_cores", lambda: (0, 1))
     found = topology_of(make_options(["cpu"] * 4, strategy="data"))
     rates = [slot.spec.peak_flops_per_s("float32") for slot in found.slots]
-    assert sum(rates) == pytest.approx(DeviceSpec.named("cpu").peak_flops_per_s("float32"))
+    all_cores = DeviceSpec.named("cpu").peak_flops_per_s("float32")
+    assert sum(rates) == pytest.approx(all_cores / 0.87)
 
 
 def test_simulated_devices_take_turns_always(monkeypatch: pytest.MonkeyPatch) -> None:

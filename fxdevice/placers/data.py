@@ -7,7 +7,7 @@ runs there too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from fxdevice.costs import format_bytes
 from fxdevice.dag import NodeKind
@@ -24,6 +24,7 @@ from fxdevice.placers.batch import (
 from fxdevice.placers.divided import divided_excess_bytes, divided_placement
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.units import unit_graph
+from fxdevice.views import find_roots
 
 __all__ = ["place_data", "weighted_shares"]
 
@@ -94,7 +95,33 @@ def _placement(
     layout_of = {name: along[label] for name, label in division.label_of.items()}
     count = f"{len(slots)} replicas, each with its share of the batch of {division.batch.size}"
     why = f"once, on slot {home}"
-    return divided_placement(problem, graph.slot_of(whole_on), layout_of, count, why)
+    slot_of = _with_sums_spread(problem, graph.slot_of(whole_on), layout_of)
+    return divided_placement(problem, slot_of, layout_of, count, why)
+
+
+def _with_sums_spread(
+    problem: PlacementProblem, slot_of: Mapping[str, int], layout_of: Mapping[str, Layout]
+) -> dict[str, int]:
+    """Returns the slots with the sums of gradients on all slots of a device, about equally.
+
+    A gradient has to end on the device of its parameter. Where that has one slot, the sum is there.
+    """
+    dag = problem.dag
+    root_of = find_roots(dag).root_of
+    load_bytes = [0] * len(problem.topology.slots)
+    chosen: dict[str, int] = {}
+    for node in dag:
+        if not node.gradient_of or dag[node.gradient_of].kind is not NodeKind.STATE:
+            continue
+        root = root_of[node.name]
+        if root not in layout_of or root in problem.pins or root in chosen:
+            continue
+        here = slot_of[root]
+        slots = [s for s in layout_of[root].slots if problem.topology.shares_device(s, here)]
+        if here in slots:
+            chosen[root] = min(slots, key=lambda slot: (load_bytes[slot], slot))
+            load_bytes[chosen[root]] += node.output_bytes
+    return {name: chosen.get(root_of[name], slot) for name, slot in slot_of.items()}
 
 
 def _home_slot(problem: PlacementProblem) -> int:
