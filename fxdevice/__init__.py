@@ -8,7 +8,7 @@ print(fxdevice.plan(model, **inputs, devices="8xH100-80GB"))
 """
 
 from fxdevice import sim, topologies
-from fxdevice.api import compile, report, restore
+from fxdevice.api import compile, refresh, report, restore
 from fxdevice.calibrate import calibrate
 from fxdevice.check import Diagnosis, check
 from fxdevice.device_spec import DeviceSpec
@@ -54,6 +54,7 @@ __all__ = [
     "check",
     "compile",
     "plan",
+    "refresh",
     "report",
     "restore",
     "sim",

@@ -16,7 +16,7 @@ from fxdevice.plans import Plan
 from fxdevice.preflight import check_module
 from fxdevice.report import Report, make_report
 
-__all__ = ["compile", "report", "restore"]
+__all__ = ["compile", "refresh", "report", "restore"]
 
 ModelT = TypeVar("ModelT", bound=Callable[..., Any])
 
@@ -143,9 +143,34 @@ def restore(model: ModelT) -> Any:
     if compiled is None:
         raise CompileOptionError("this model was not compiled by fxdevice; nothing to restore")
     if isinstance(compiled, CompiledFunction):
+        compiled.compiler.copies.clear()
         return compiled.__wrapped__
     compiled.restore()
     return model
+
+
+def refresh(model: object) -> None:
+    """Says that state of a model was written in a way that PyTorch does not count.
+
+    A slot keeps its copies of other slots' parameters and buffers between calls. They are made anew
+    after changes that PyTorch counts (an optimizer step, `load_state_dict`, any operation in place)
+    and where another tensor or another content has taken the place of the original. Not seen are
+    writes through `.data` or `.numpy()`, and those of other libraries into the memory of a tensor:
+    call this after such a write outside of training. A backward drops the copies of what can be
+    trained by itself.
+
+    Args:
+        model: What `fxdevice.compile` returned, or a module in it.
+
+    Raises:
+        CompileOptionError: `model` was not compiled by fxdevice.
+    """
+    compiled = compiled_model_of(model)
+    if compiled is None:
+        raise CompileOptionError(
+            "this model was not compiled by fxdevice; expected what fxdevice.compile returned"
+        )
+    compiled.compiler.copies.clear()
 
 
 def report(model: object) -> Report:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from functorch.compile import aot_module_simplified  # type: ignore[import-untyped]
 from torch import fx
 from torch._dynamo.exc import RestartAnalysis, SkipFrame
@@ -20,14 +19,15 @@ from fxdevice.errors import CaptureError, FxDeviceError, RepairError
 from fxdevice.graph_breaks import break_text
 from fxdevice.graph_inputs import GraphInputs, InputHome
 from fxdevice.graph_log import log_placed
+from fxdevice.input_homes import bytes_of_other_state, input_homes
 from fxdevice.machine import topology_of
-from fxdevice.module_paths import input_name
 from fxdevice.options import CompileOptions
 from fxdevice.pins import Pins
 from fxdevice.records import CapturedGraph, Records
 from fxdevice.repairs import outputs_on_cpu, repairs_in
 from fxdevice.runtime.debug import DebugCompiler
 from fxdevice.runtime.inner import InnerCompiler, make_inner
+from fxdevice.runtime.kept_copies import KeptCopies
 from fxdevice.sizes import tensor_bytes
 from fxdevice.state import ModuleState
 from fxdevice.tracing import trace_device, unified_tracing
@@ -47,6 +47,9 @@ class GraphCompiler:
         options: Checked options.
         state: The model's state, or None when it is not ours to move.
         records: Where the compiled graphs are kept for the report.
+
+    Attributes:
+        copies: The copies of the state that stay on the slots between calls.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class GraphCompiler:
             if options.debug
             else make_inner(options.inner, options.devices[0])
         )
+        self.copies = KeptCopies()
         self._state = state
         self._records = records
         self._comes_in_pieces = False
@@ -71,21 +75,23 @@ class GraphCompiler:
         """
         if self._state is not None:
             self._state.refresh()
-        homes = [self._home(node, value) for node, value in _inputs(module, example_inputs)]
+        devices = self.options.devices
+        homes = input_homes(module, example_inputs, devices, self._state)
         homes = self._in_state_order(homes, example_inputs)
         self._note_repairs(module.graph, homes)
         driver = GraphDriver(
-            inputs=GraphInputs(homes, self.options.devices, self._pins()),
+            inputs=GraphInputs(homes, devices, self._pins()),
             topology=self.topology,
             strategy=self.options.strategy,
             inner=self.inner,
-            resident_bytes=self._resident_bytes(),
+            resident_bytes=bytes_of_other_state(homes, devices, self._state, self.copies),
             plan=self.options.plan,
             is_first=not self._records.graphs,
             together=self.options.no_split,
             profile=self.options.profile,
             via_host=self.options.via_host,
             optimizer=self.options.optimizer,
+            copies=self.copies,
         )
         try:
             compiled = self._capture(module, example_inputs, driver)
@@ -105,9 +111,9 @@ class GraphCompiler:
             CapturedGraph(module, homes, driver.lowered, break_of(module), choice=driver.choice)
         )
         compiled = self._leaving_cpu_results(module.graph, compiled)
-        devices = {*self.options.devices, *(home.device for home in homes if home.device)}
+        used = {*devices, *(home.device for home in homes if home.device)}
         # A CPU's backward runs on the thread that asks for it, one graph at a time.
-        if any(device.type != "cpu" for device in devices):
+        if any(device.type != "cpu" for device in used):
             compiled = with_backward_context(compiled)
         return unaligned(compiled)
 
@@ -212,55 +218,8 @@ class GraphCompiler:
                 homes[i] = replace(homes[i], slot=state.slot_in_order(homes[i].name))
         return homes
 
-    def _home(self, node: fx.Node, value: object) -> InputHome:
-        if not isinstance(value, torch.Tensor):
-            return InputHome(node.name)
-        if self._state is None:
-            return self._callers_home(node, value)
-        found = self._state.find(value)
-        if found is None:
-            return InputHome(
-                input_name(_source_name(node)),
-                slot=self._slot_on(value.device),
-                device=value.device,
-                needs_gradient=_needs_gradient(value),
-            )
-        slot = self._state.slot_of(value)
-        return InputHome(
-            found.name,
-            _source_name(node),
-            is_state=True,
-            slot=self._state.pins.slot_of(found.name) if slot is None else slot,
-            device=value.device,
-            needs_gradient=_needs_gradient(value),
-            storage_key=_storage_key(value),
-        )
-
-    def _callers_home(self, node: fx.Node, value: torch.Tensor) -> InputHome:
-        """Home of an input when no state is ours: parameters and buffers get resident copies."""
-        is_state = isinstance(value, (torch.nn.Parameter, torch.nn.Buffer))
-        return InputHome(
-            input_name(_source_name(node)),
-            is_state=is_state,
-            device=value.device,
-            stays_with_caller=is_state,
-            needs_gradient=_needs_gradient(value),
-            storage_key=_storage_key(value) if is_state else None,
-        )
-
-    def _slot_on(self, device: torch.device) -> int | None:
-        """Returns the slot on which a caller's tensor already is; CPU slots share the caller's."""
-        if device.type == "cpu" or device not in self.options.devices:
-            return None
-        return self.options.devices.index(device)
-
     def _pins(self) -> Pins:
         return Pins() if self._state is None else self._state.pins
-
-    def _resident_bytes(self) -> tuple[int, ...]:
-        if self._state is None:
-            return (0,) * len(self.options.devices)
-        return self._state.resident_bytes()
 
 
 def break_of(module: fx.GraphModule) -> str | None:
@@ -269,25 +228,3 @@ def break_of(module: fx.GraphModule) -> str | None:
     if reason is None or not reason.graph_break:
         return None
     return break_text(reason.user_stack, reason.reason)
-
-
-def _inputs(module: fx.GraphModule, example_inputs: Sequence[Any]) -> list[tuple[fx.Node, Any]]:
-    return list(zip(module.graph.find_nodes(op="placeholder"), example_inputs, strict=True))
-
-
-def _needs_gradient(value: torch.Tensor) -> bool:
-    """Returns whether a gradient may be asked of `value`; Dynamo restores the caller's mode."""
-    return value.requires_grad and torch.is_grad_enabled()
-
-
-def _storage_key(value: torch.Tensor) -> int | None:
-    if value.layout != torch.strided or value.untyped_storage().nbytes() == 0:
-        return None
-    key: int = value.untyped_storage()._cdata
-    return key
-
-
-def _source_name(node: fx.Node) -> str:
-    argument = node.meta.get("grapharg")
-    source = getattr(argument, "source", None)
-    return source.name if source is not None and isinstance(source.name, str) else node.name

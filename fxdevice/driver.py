@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import fx
 
 from fxdevice.choose import Choice, ProblemOf, choose_strategy, choose_way
@@ -37,12 +36,16 @@ from fxdevice.placement import Placement, ordered_problem
 from fxdevice.placers import divides, placer_named
 from fxdevice.plans import Plan
 from fxdevice.profiling import TimedCompiler, TimeFactors, measure_modules
-from fxdevice.runtime.executors import Executor, make_executor, work_at_once
+from fxdevice.runtime.at_once import inner_for, overlap_of
+from fxdevice.runtime.equal_partitions import EqualPartitions
+from fxdevice.runtime.executors import Executor, make_executor
 from fxdevice.runtime.inner import InnerCompiler
+from fxdevice.runtime.kept_copies import KeptCopies
 from fxdevice.runtime.lower import lower
 from fxdevice.runtime.program import Program
+from fxdevice.runtime.state_views import with_state_views
+from fxdevice.runtime.stream_call import CallerStreams
 from fxdevice.runtime.strides import restride_placeholders
-from fxdevice.runtime.workers import threads_of_slot
 from fxdevice.staging import DevicePairs
 from fxdevice.strategy_problems import StrategyProblems
 from fxdevice.topology import Topology
@@ -104,6 +107,7 @@ class GraphDriver:
         profile: Whether to measure modules and partitions.
         via_host: Devices between which transfers are staged.
         optimizer: Whose state must find room; None for none.
+        copies: The kept copies of the model.
         lowered: The graphs lowered so far.
         state_slots: Slot that the placement gave each state input, by input position.
         is_captured: Whether AOTAutograd has captured the graph; a later failure is not its own.
@@ -121,6 +125,7 @@ class GraphDriver:
     profile: bool = False
     via_host: DevicePairs = frozenset()
     optimizer: str | None = None
+    copies: KeptCopies = field(default_factory=KeptCopies)
     lowered: list[LoweredGraph] = field(default_factory=list)
     state_slots: dict[int, int] = field(default_factory=dict)
     is_captured: bool = False
@@ -128,6 +133,7 @@ class GraphDriver:
     _dag: Dag | None = None
     _costs: CostTable | None = None
     _used_topology: Topology | None = None
+    _forward_streams: CallerStreams = field(default_factory=CallerStreams)
 
     def split(
         self, joint: fx.GraphModule, joint_inputs: Any, **options: Any
@@ -138,6 +144,7 @@ class GraphDriver:
         does not transfer it again.
         """
         self.is_captured = True
+        joint = self.inner.simplified(joint)
         graph = self._place(joint, normalize(joint.graph))
         placed = insert_transfers(self._placed(joint, graph))
         return cut_joint(fx.GraphModule(joint, placed.graph), joint_inputs, **options)
@@ -145,6 +152,7 @@ class GraphDriver:
     def compile_inference(self, module: fx.GraphModule, _: Sequence[Any]) -> Executor:
         """Places and lowers a graph that no gradient is asked of."""
         self.is_captured = True
+        module = self.inner.simplified(module)
         return self._lower(module, self._place(module, normalize(module.graph)), "inference")
 
     def compile_forward(self, module: fx.GraphModule, _: Sequence[Any]) -> Executor:
@@ -256,25 +264,28 @@ class GraphDriver:
         complete_slots(graph)
         placed = default_pipeline()(self._placed(root, graph))
         check_links(placed, self._used_topology)
-        partitioning = partition(placed)
+        resident = self.inputs.resident_state(graph, label)
+        running, state_views = with_state_views(placed, resident)
         used = self._used_topology
-        inner = self._inner_for(partitioning, used)
+        partitioning = partition(running, overlap_of(running, self._costs, used))
+        slots = [item.slot for item in partitioning.partitions]
+        inner = EqualPartitions(inner_for(self.inner, slots, used))
         program = lower(
-            placed,
+            running,
             partitioning,
             TimedCompiler(inner) if self.profile else inner,
             label=label,
-            resident=self.inputs.resident_placeholders(graph),
+            state_views=state_views,
+            drops_trainable=self.inputs.drops_trainable(label),
         )
         self.lowered.append(
             LoweredGraph(label, placed, partitioning, program, self._dag, self._costs, used)
         )
-        return make_executor(program, used, is_first_alone=self.profile)
-
-    def _inner_for(self, partitioning: Partitioning, topology: Topology) -> InnerCompiler:
-        """Returns the inner compiler, for partitions that run at once where they do."""
-        slots = [item.slot for item in partitioning.partitions]
-        is_on_cpu = all(torch.device(slot.device).type == "cpu" for slot in topology.slots)
-        if not (is_on_cpu and work_at_once(slots, topology)):
-            return self.inner
-        return self.inner.at_once(threads=threads_of_slot(len(topology.slots)))
+        return make_executor(
+            program,
+            used,
+            self.copies,
+            is_first_alone=self.profile,
+            forward=None if label == "inference" else self._forward_streams,
+            is_backward=label == "backward",
+        )

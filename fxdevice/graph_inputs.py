@@ -26,7 +26,11 @@ from fxdevice.pins import Pins, pinned_operations
 from fxdevice.placed_graph import NodeInfo, PlacedSlot, node_info
 from fxdevice.placement import Placement
 
-__all__ = ["GraphInputs", "InputHome", "input_index"]
+__all__ = ["KEEPS_OWN_STATE", "GraphInputs", "InputHome", "input_index"]
+
+KEEPS_OWN_STATE = False
+"""Whether transfers of state that fxdevice places are kept between calls, as those of state that
+stays with the caller are. Not yet: predictions of memory and time do not count on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class InputHome:
         stays_with_caller: State that is not ours to move: it is copied to its slot instead.
         needs_gradient: Whether a gradient may be asked of it.
         storage_key: Equal for inputs in the same storage; None when it has none.
+        shares_storage: Whether other state of the model is in its storage.
     """
 
     name: str
@@ -52,6 +57,7 @@ class InputHome:
     stays_with_caller: bool = False
     needs_gradient: bool = False
     storage_key: int | None = None
+    shares_storage: bool = False
 
 
 class GraphInputs:
@@ -160,11 +166,47 @@ class GraphInputs:
             for value, desc in zip(values, descs, strict=True)
         )
 
-    def resident_placeholders(self, graph: fx.Graph) -> frozenset[str]:
-        """Returns the placeholders whose transfers are kept between calls."""
-        return frozenset(
-            node.name for node, home in self._placeholders(graph) if home.stays_with_caller
-        )
+    def resident_state(self, graph: fx.Graph, label: str) -> dict[str, str | None]:
+        """Returns the state whose transfers are kept between calls.
+
+        That is state of which the graph asks no gradient: an optimizer would change it after each
+        call, and some do so unseen. State that stays with the caller is kept in training as well.
+        What the graph itself changes is not kept, nor what shares its storage with other state, for
+        a change of the one need not show in the other.
+
+        Args:
+            graph: A forward, backward or inference graph.
+            label: Which of them: "forward", "backward" or "inference".
+
+        Returns:
+            Its qualified name by placeholder; None for state that stays with the caller.
+        """
+        changed = self._changed_inputs(graph)
+        return {
+            node.name: None if home.stays_with_caller else home.name
+            for node, home in self._placeholders(graph)
+            if _stays_the_same(home, label) and input_index(node) not in changed
+        }
+
+    def drops_trainable(self, label: str) -> bool:
+        """Returns whether kept copies of state that can be trained are dropped before a graph runs.
+
+        They are before a backward graph, for an optimizer may change that state unseen, and before
+        a forward graph, to make room; but what stays with the caller is kept for forward itself.
+
+        Args:
+            label: As for `resident_state`.
+        """
+        if label == "forward":
+            return not any(home.stays_with_caller for home in self._homes)
+        return label == "backward"
+
+    def _changed_inputs(self, graph: fx.Graph) -> set[int | None]:
+        return {
+            _input_index(desc.mutated_input)
+            for desc in graph.output_node().meta.get("desc") or ()
+            if isinstance(desc, InputMutationAOTOutput)
+        }
 
     def _output_slot(
         self, value: fx.Node, desc: object, state_slots: Mapping[int, int]
@@ -204,6 +246,15 @@ class GraphInputs:
     def _caller_slot(self, device: torch.device | None) -> int:
         device = device or torch.device("cpu")
         return next(s.index for s in self.slots if not s.computes and s.device == device)
+
+
+def _stays_the_same(home: InputHome, label: str) -> bool:
+    """Returns whether what an input holds is the same in most calls of a graph."""
+    if home.stays_with_caller:
+        return not (home.needs_gradient and label == "backward")
+    if not (KEEPS_OWN_STATE and home.is_state) or home.shares_storage:
+        return False
+    return label == "inference" or not home.needs_gradient
 
 
 def input_index(node: fx.Node) -> int | None:

@@ -126,6 +126,7 @@ class CompiledModel:
         Raises:
             StateError: A tensor cannot be moved; nothing was changed.
         """
+        self.compiler.copies.clear()
         self.state.restore()
         for child in self.module.modules():
             if isinstance(child._compiled_call_impl, ModuleCall):

@@ -7,7 +7,7 @@ the first tensor is changed, and a failure undoes what was changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -221,11 +221,11 @@ class ModuleState:
         ]
         return place_state_in_order(free, limits_bytes, self._together)
 
-    def resident_bytes(self) -> tuple[int, ...]:
-        """Returns the bytes of resident state on every slot."""
+    def resident_bytes(self, without: Collection[str] = ()) -> tuple[int, ...]:
+        """Returns the bytes of resident state on every slot, but for that of some names."""
         total = [0] * len(self._devices)
         for key, slot in self._slot.items():
-            total[slot] += self._found[key].num_bytes
+            total[slot] += 0 if self._found[key].name in without else self._found[key].num_bytes
         return tuple(total)
 
     def unplaced(self) -> tuple[StateTensor, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from functorch.compile import (  # type: ignore[import-untyped]
     aot_module_simplified,
@@ -207,13 +208,23 @@ def test_inference_graphs() -> None:
     assert len(by_name(graphs["inference"], homes)) == 4
 
 
-def test_only_copies_of_the_callers_state_are_kept() -> None:
+def test_state_without_gradients_and_the_callers_state_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fxdevice.graph_inputs.KEEPS_OWN_STATE", True)
     graph = captured(True)["forward"]
     homes = homes_of(graph)
     names = by_name(graph, homes)
-    kept = [replace(home, stays_with_caller=home.name == "weight") for home in homes]
-    assert make(homes).resident_placeholders(graph) == frozenset()
-    assert make(kept).resident_placeholders(graph) == {names["weight"]}
+    # The weight is trained, and the graph changes the count.
+    assert make(homes).resident_state(graph, "forward") == {}
+    frozen = [replace(home, needs_gradient=False) for home in homes]
+    assert make(frozen).resident_state(graph, "forward") == {names["weight"]: "weight"}
+    shared = [replace(home, shares_storage=True) for home in frozen]
+    assert make(shared).resident_state(graph, "forward") == {}
+    callers = [replace(home, stays_with_caller=home.name == "weight") for home in homes]
+    assert make(callers).resident_state(graph, "forward") == {names["weight"]: None}
+    assert make(callers).resident_state(graph, "backward") == {}
+    assert make(homes).resident_state(graph, "inference") == {names["weight"]: "weight"}
 
 
 def test_pinned_modules_pin_their_forward_operations() -> None:

@@ -16,6 +16,7 @@ from fxdevice.records import CapturedGraph, Records
 from fxdevice.repairs import Repair
 from fxdevice.report import text
 from fxdevice.report.partitions import PartitionFacts, partition_facts, seconds
+from fxdevice.runtime.program import StateView, Transfer
 from fxdevice.sizes import content_bytes
 from fxdevice.source_line import source_line
 from fxdevice.transfer_op import is_transfer, transfer_is_via_host, transfer_source
@@ -57,6 +58,7 @@ class SlotFacts:
         num_partitions: Partitions that they form.
         predicted_s: Seconds that the cost model predicts for them, transfers not counted.
         state_bytes: Bytes of the parameters and buffers that the graph reads there.
+        kept_bytes: Bytes of the copies of other slots' state that are kept there between calls.
     """
 
     index: int
@@ -65,6 +67,7 @@ class SlotFacts:
     num_partitions: int
     predicted_s: float
     state_bytes: int
+    kept_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,9 +210,9 @@ def _place(reason: str) -> tuple[str, ...]:
 def _graph_facts(index: int, captured: CapturedGraph, lowered: LoweredGraph) -> GraphFacts:
     placed = lowered.placed
     names = captured.input_names(placed.graph)
-    resident = {step.name for step in lowered.program.steps if getattr(step, "is_resident", False)}
+    views = _state_views(lowered)
     transfers = tuple(
-        _transfer_facts(placed, node, names, node.name in resident)
+        _transfer_facts(placed, node, names, views.get(node.name))
         for node in placed.graph.nodes
         if is_transfer(node)
     )
@@ -218,7 +221,7 @@ def _graph_facts(index: int, captured: CapturedGraph, lowered: LoweredGraph) -> 
         label=lowered.label,
         slots=tuple(_slot_facts(lowered, slot.index) for slot in placed.slots if slot.computes),
         transfers=transfers,
-        rows=text.rows(placed, names, lowered.dag, lowered.costs),
+        rows=text.rows(placed, names, lowered.dag, lowered.costs, views.keys()),
         choice=captured.choice,
         at_once=any(slot.alone is not None for slot in lowered.topology.slots),
         partitions=partition_facts(lowered),
@@ -227,6 +230,7 @@ def _graph_facts(index: int, captured: CapturedGraph, lowered: LoweredGraph) -> 
 
 def _slot_facts(lowered: LoweredGraph, slot: int) -> SlotFacts:
     placed = lowered.placed
+    views = _state_views(lowered)
     here = [n for n in placed.graph.nodes if n.op != "output" and placed.slot_of(n).index == slot]
     operations = [n for n in here if n.op == "call_function" and not is_transfer(n)]
     partitions = [p for p in lowered.partitioning.partitions if p.slot == slot]
@@ -239,7 +243,14 @@ def _slot_facts(lowered: LoweredGraph, slot: int) -> SlotFacts:
         state_bytes=sum(
             num_bytes(n) for n in here if n.op == "placeholder" and _is_state(lowered.dag, n)
         ),
+        kept_bytes=sum(num_bytes(n) for n in here if n.name in views),
     )
+
+
+def _state_views(lowered: LoweredGraph) -> dict[str, StateView]:
+    """Returns what transfers send of state whose copies are kept, by their names."""
+    transfers = (step for step in lowered.program.steps if isinstance(step, Transfer))
+    return {step.name: step.state_view for step in transfers if step.state_view is not None}
 
 
 def _is_state(dag: Dag, node: fx.Node) -> bool:
@@ -248,15 +259,15 @@ def _is_state(dag: Dag, node: fx.Node) -> bool:
 
 
 def _transfer_facts(
-    placed: PlacedGraph, node: fx.Node, names: dict[str, str], is_resident: bool
+    placed: PlacedGraph, node: fx.Node, names: dict[str, str], view: StateView | None
 ) -> TransferFacts:
     source = transfer_source(node)
     return TransferFacts(
         value=source.name,
-        origin=names.get(source.name) or source_line(source) or "",
+        origin=names.get(source.name) or (view and view.state) or source_line(source) or "",
         source=str(placed.slot_of(source).device),
         destination=str(placed.slot_of(node).device),
         num_bytes=content_bytes(node.meta["val"]),
-        is_resident=is_resident,
+        is_resident=view is not None,
         via_host=transfer_is_via_host(node),
     )

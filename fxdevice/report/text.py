@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fxdevice.choose import Choice
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["full", "rows", "summary"]
 
+_KEPT = "kept between calls"
+
 
 def summary(report: Report) -> str:
     """Returns the report without the rows of the nodes."""
@@ -34,7 +36,13 @@ def full(report: Report) -> str:
     return "\n".join(parts)
 
 
-def rows(placed: PlacedGraph, names: Mapping[str, str], dag: Dag, costs: CostTable) -> str:
+def rows(
+    placed: PlacedGraph,
+    names: Mapping[str, str],
+    dag: Dag,
+    costs: CostTable,
+    kept: Collection[str] = (),
+) -> str:
     """Returns one row a node: slot, value, operation, cost, why it is there, source line.
 
     Args:
@@ -42,6 +50,7 @@ def rows(placed: PlacedGraph, names: Mapping[str, str], dag: Dag, costs: CostTab
         names: Names of state and inputs, by placeholder.
         dag: What the placer saw.
         costs: Seconds by node and slot.
+        kept: Names of transfers whose copies are kept between calls.
     """
     notes = {}
     for node in placed.graph.nodes:
@@ -55,6 +64,8 @@ def rows(placed: PlacedGraph, names: Mapping[str, str], dag: Dag, costs: CostTab
             note += [f"{predicted_s * 1e6:.1f} us, {known.flops:,} FLOPs"]
         if info.reason:
             note.append(info.reason)
+        if node.name in kept:
+            note.append(_KEPT)
         notes[node.name] = "; ".join(note)
     return dump(placed, notes)
 
@@ -95,21 +106,24 @@ def _few(names: Sequence[str], num_shown: int = 8) -> str:
 
 def _graph(graph: GraphFacts) -> str:
     moved = sum(transfer.num_bytes for transfer in graph.transfers)
+    kept_bytes = sum(found.num_bytes for found in graph.transfers if found.is_resident)
     way = way_of_slots(in_turns=False) if graph.at_once else ""
     lines = [f"graph {graph.index}, {graph.label}{way}:"]
     if graph.choice is not None and graph.label != "backward":  # one choice for both
         lines += _choice(graph.choice)
     for slot in graph.slots:
+        kept = f", kept copies {format_bytes(slot.kept_bytes)}" if slot.kept_bytes else ""
         lines.append(
             f"  slot {slot.index} {slot.device}: {slot.num_operations} operations in "
             f"{slot.num_partitions} partitions, predicted {slot.predicted_s * 1e6:.1f} us, "
-            f"state {format_bytes(slot.state_bytes)}"
+            f"state {format_bytes(slot.state_bytes)}{kept}"
         )
     lines += [_partition(found) for found in graph.partitions if found.measured_s is not None]
-    lines.append(f"  transfers: {len(graph.transfers)}, {moved:,} bytes")
+    of_them = f", of them {kept_bytes:,} {_KEPT}" if kept_bytes else ""
+    lines.append(f"  transfers: {len(graph.transfers)}, {moved:,} bytes{of_them}")
     for transfer in graph.transfers:
         kept = ", via host" if transfer.via_host else ""
-        kept += ", kept between calls" if transfer.is_resident else ""
+        kept += f", {_KEPT}" if transfer.is_resident else ""
         lines.append(
             f"    {transfer.value} {transfer.source} -> {transfer.destination}, "
             f"{transfer.num_bytes:,} bytes{kept}  # {transfer.origin}"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from fxdevice.runtime.kept_copies import KeptCopies, sent
 from fxdevice.runtime.program import Program, RunPartition, Step, Transfer
-from fxdevice.transfer_op import transfer_tensor
 
 __all__ = ["SerialExecutor", "add_step_note", "current_device"]
 
@@ -21,14 +20,15 @@ class SerialExecutor:
 
     Args:
         program: What to run.
+        copies: The kept copies of the model; None for some of its own.
     """
 
     # AOTAutograd hands its arguments over in one list, so that they can be freed early.
     _boxed_call = True
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, copies: KeptCopies | None = None) -> None:
         self.program = program
-        self._resident: dict[int, _Resident] = {}
+        self._copies = KeptCopies() if copies is None else copies
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Runs the program.
@@ -40,6 +40,8 @@ class SerialExecutor:
             The graph's outputs.
         """
         program = self.program
+        if program.drops_trainable:
+            self._copies.drop_trainable()
         values: list[Any] = [None] * program.num_values
         assert len(args) == len(program.inputs)
         # No loop over the arguments themselves: its variable would keep the last one alive.
@@ -78,47 +80,15 @@ class SerialExecutor:
             values[value] = output
 
     def _transferred(self, step: Transfer, value: torch.Tensor) -> torch.Tensor:
-        if value.device == step.device:
-            return value
-        if not step.is_resident:
-            return _sent(step, value)
-        kept = self._resident.get(step.destination)
-        if kept is not None and kept.is_copy_of(value):
-            return kept.copy
-        copy = _sent(step, value)
-        if not value.is_inference():  # such a tensor has no version, so no change can be seen
-            self._resident[step.destination] = _Resident(
-                value, value._version, value.data_ptr(), copy
-            )
-        return copy
+        if step.state_view is not None:
+            return self._copies.copy_of(value, step, step.state_view)
+        return value if value.device == step.device else sent(step, value)
 
 
 def add_step_note(error: BaseException, step: Step) -> None:
     """Says in an error's notes in which step it was raised."""
     origin = f": {step.origin}" if step.origin else ""
     error.add_note(f"  in step {step.name} on slot {step.slot} ({step.device}){origin}")
-
-
-def _sent(step: Transfer, value: torch.Tensor) -> torch.Tensor:
-    return transfer_tensor(value, step.device, is_packed=step.is_packed, via_host=step.via_host)
-
-
-@dataclass(frozen=True, slots=True)
-class _Resident:
-    """A kept copy, and by what a change of the original is seen."""
-
-    original: torch.Tensor
-    version: int
-    data_ptr: int
-    copy: torch.Tensor
-
-    def is_copy_of(self, value: torch.Tensor) -> bool:
-        # An assignment to `.data` changes no version.
-        return (
-            self.original is value
-            and self.version == value._version
-            and self.data_ptr == value.data_ptr()
-        )
 
 
 def current_device(device: torch.device) -> contextlib.AbstractContextManager[None]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import torch
 from torch import fx
 
-from fxdevice.op_kinds import is_random
+from fxdevice.op_kinds import has_tensor_value, is_random, view_base
 from fxdevice.passes.partition import Partition, Partitioning
 from fxdevice.placed_graph import PlacedGraph
 from fxdevice.runtime.inner import run_eagerly
@@ -18,6 +19,7 @@ from fxdevice.runtime.program import (
     CompiledPartition,
     Program,
     RunPartition,
+    StateView,
     Step,
     Transfer,
     ValueId,
@@ -48,7 +50,8 @@ def lower(
     compile_partition: CompilePartition,
     *,
     label: str,
-    resident: frozenset[str] = frozenset(),
+    state_views: Mapping[str, StateView] = MappingProxyType({}),
+    drops_trainable: bool = False,
 ) -> Program:
     """Returns the program of a placed graph.
 
@@ -57,22 +60,22 @@ def lower(
         partitioning: Its partitions, in an order in which they can run.
         compile_partition: The inner compiler.
         label: Prefix of the steps' names, such as "forward".
-        resident: Names of placeholders whose transfers are kept between calls.
+        state_views: What transfers send of state that stays the same, by their names.
+        drops_trainable: See `Program`.
     """
     values, strides = _Values(placed.via_host), RealStrides()
     exported = exports(placed, partitioning)
     steps: list[Step] = []
     for item in _schedule(placed, partitioning, exported):
         if isinstance(item, fx.Node):
-            steps.append(_transfer_step(placed, item, values, resident))
+            steps.append(_transfer_step(placed, item, values, state_views))
             continue
         slot = placed.slots[item.slot]
         inside = partition_module(placed, item, exported[item.index], strides.fake_of)
-        if slot.computes:
+        if slot.computes and not _has_only_views(inside.module):
             call = compile_partition(inside.module, inside.fakes, slot.device)
         else:
-            # Views of the caller's inputs: nothing to compile.
-            call = run_eagerly(inside.module, inside.fakes)
+            call = run_eagerly(inside.module, inside.fakes)  # there is nothing to compile
         strides.record(exported[item.index], call)
         steps.append(
             RunPartition(
@@ -104,6 +107,7 @@ def lower(
         literals=tuple(
             (i, o) for i, o in enumerate(outputs) if o is not None and not isinstance(o, fx.Node)
         ),
+        drops_trainable=drops_trainable,
     )
 
 
@@ -154,7 +158,7 @@ def _schedule(
 
 
 def _transfer_step(
-    placed: PlacedGraph, node: fx.Node, values: _Values, resident: frozenset[str]
+    placed: PlacedGraph, node: fx.Node, values: _Values, state_views: Mapping[str, StateView]
 ) -> Transfer:
     source = transfer_source(node)
     slot = placed.slot_of(node)
@@ -164,7 +168,7 @@ def _transfer_step(
         destination=values.of(node),
         slot=slot.index,
         device=slot.device,
-        is_resident=source.name in resident,
+        state_view=state_views.get(node.name),
         is_packed=transfer_is_packed(node),
         via_host=transfer_is_via_host(node),
     )
@@ -179,6 +183,12 @@ def _with_frees(steps: Sequence[Step], kept: set[ValueId]) -> tuple[Step, ...]:
         freed.append(replace(step, frees=tuple(v for v in used if v not in needed)))
         needed.update(step.reads)
     return tuple(reversed(freed))
+
+
+def _has_only_views(module: fx.GraphModule) -> bool:
+    """Returns whether a partition only looks at its inputs in another way."""
+    nodes = [node for node in module.graph.nodes if node.op not in ("placeholder", "output")]
+    return all(has_tensor_value(node) and view_base(node) is not None for node in nodes)
 
 
 def _draws(module: fx.GraphModule) -> bool:

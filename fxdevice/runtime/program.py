@@ -12,11 +12,23 @@ from typing import Any, TypeAlias
 
 import torch
 
-__all__ = ["CompiledPartition", "Program", "RunPartition", "Step", "Transfer", "ValueId"]
+__all__ = [
+    "CompiledPartition",
+    "Program",
+    "RunPartition",
+    "StateView",
+    "Step",
+    "Transfer",
+    "ValueId",
+    "ViewOperation",
+]
 
 ValueId: TypeAlias = int
 CompiledPartition: TypeAlias = Callable[[list[Any]], Sequence[Any]]
 """Takes its inputs in a list, which it may empty, and returns its outputs in order."""
+
+ViewOperation: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...], tuple[tuple[str, Any], ...]]
+"""An operator, its arguments after the first, and its keyword arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,29 @@ class RunPartition:
 
 
 @dataclass(frozen=True, slots=True)
+class StateView:
+    """State, or a plain view of it, of which a slot keeps a copy between calls.
+
+    Attributes:
+        state: Qualified name of the state; None for state that stays with the caller.
+        key: Equal for equal views of one state on one device, in all graphs of a model.
+        operations: What makes the view of the state.
+    """
+
+    state: str | None
+    key: str
+    operations: tuple[ViewOperation, ...] = ()
+
+    def of(self, state: torch.Tensor) -> torch.Tensor:
+        """Returns the view of `state`: the state itself where there are no operations."""
+        value: Any = state
+        for target, args, kwargs in self.operations:
+            value = target(value, *args, **dict(kwargs))
+        assert isinstance(value, torch.Tensor)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Transfer:
     """Brings one value to one device.
 
@@ -68,8 +103,8 @@ class Transfer:
         destination: Value that it makes.
         slot: Index of the slot that gets it.
         device: Device of that slot.
-        is_resident: The value is state that stays with the caller: the copy is kept between calls
-            and refreshed when the original has changed.
+        state_view: What it sends of state that stays the same: the copy is kept between calls and
+            made anew when the state has changed. None where it is sent on every call.
         is_packed: It leaves out gaps between the elements.
         via_host: It goes through the host's memory.
         frees: Values that nothing needs after this step.
@@ -81,11 +116,16 @@ class Transfer:
     destination: ValueId
     slot: int
     device: torch.device
-    is_resident: bool = False
+    state_view: StateView | None = None
     is_packed: bool = False
     via_host: bool = False
     frees: tuple[ValueId, ...] = ()
     waits: tuple[int, ...] = ()
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the copy is kept between calls."""
+        return self.state_view is not None
 
     @property
     def is_random(self) -> bool:
@@ -122,6 +162,7 @@ class Program:
         steps: What to do.
         outputs: For each graph output the value, or None for an output that is None.
         literals: Outputs that are plain numbers, by output position.
+        drops_trainable: Whether kept copies of state that requires gradients are dropped first.
     """
 
     num_values: int
@@ -130,3 +171,4 @@ class Program:
     steps: tuple[Step, ...]
     outputs: tuple[ValueId | None, ...]
     literals: tuple[tuple[int, Any], ...] = ()
+    drops_trainable: bool = False

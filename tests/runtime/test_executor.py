@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from fxdevice import sim
 from fxdevice.runtime.executor import SerialExecutor
-from fxdevice.runtime.program import Program, RunPartition, Transfer
+from fxdevice.runtime.program import Program, RunPartition, StateView, Transfer
 
 CPU = torch.device("cpu")
+WEIGHT = StateView("weight", "fxsim:1")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,8 +96,8 @@ def test_a_partition_may_empty_its_list_of_inputs() -> None:
     assert executor([torch.zeros(1)])[0].item() == 1.0
 
 
-def kept_copy(is_resident: bool = True) -> SerialExecutor:
-    step = Transfer("w_to1", 0, 1, 1, device(1), is_resident=is_resident)
+def kept_copy(view: StateView | None = WEIGHT) -> SerialExecutor:
+    step = Transfer("w_to1", 0, 1, 1, device(1), view)
     return SerialExecutor(Program(2, (0,), (), (step,), (1,)))
 
 
@@ -129,7 +130,7 @@ def test_resident_state_is_copied_again_only_when_it_changed() -> None:
 
 
 def test_other_values_are_copied_every_time() -> None:
-    executor = kept_copy(is_resident=False)
+    executor = kept_copy(None)
     x = torch.ones(3)
     assert [num_copies(executor, x) for _ in range(2)] == [1, 1]
 

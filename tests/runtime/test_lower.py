@@ -15,7 +15,8 @@ from fxdevice.passes.partition import partition
 from fxdevice.runtime.executor import SerialExecutor
 from fxdevice.runtime.inner import make_inner
 from fxdevice.runtime.lower import lower
-from fxdevice.runtime.program import CompiledPartition, RunPartition, Transfer
+from fxdevice.runtime.program import CompiledPartition, RunPartition, StateView, Transfer
+from fxdevice.runtime.state_views import with_state_views
 from fxdevice.transfer_op import is_transfer
 from tests.graph_strategies import Case, cases
 from tests.runtime.lowered import lowered, makes, on_their_devices, prepared, reads
@@ -123,9 +124,11 @@ def test_outputs_that_are_no_values() -> None:
     assert program.literals == ((2, 7),)
 
 
-def test_resident_transfers_are_marked() -> None:
+def test_transfers_of_state_are_marked() -> None:
     placed = assign_devices(insert_transfers(two_stages()))
     inner = make_inner("eager", torch.device("cpu"))
-    program = lower(placed, partition(placed), inner, label="forward", resident=frozenset({"x_1"}))
-    marked = [s.name for s in program.steps if isinstance(s, Transfer) and s.is_resident]
-    assert marked == ["x_1_to0"]
+    running, views = with_state_views(placed, {"x_1": "weight"})
+    program = lower(running, partition(running), inner, label="forward", state_views=views)
+    marked = {s.name: s.state_view for s in program.steps if isinstance(s, Transfer)}
+    assert marked["x_1_to0"] == StateView("weight", "cuda:0")
+    assert [name for name, view in marked.items() if view is not None] == ["x_1_to0"]
