@@ -25,7 +25,7 @@ from fxdevice.exact_steps import Question, StepGraph, longest_s
 from fxdevice.placement import PlacementProblem
 from fxdevice.simulate import simulate
 from fxdevice.slot_symmetry import equal_slots, in_order_of_use
-from fxdevice.workload import build_workload, lasting_bytes
+from fxdevice.workload import build_workload, state_bytes
 
 __all__ = ["ExactResult", "MissingSolverError", "exact_placement"]
 
@@ -155,7 +155,7 @@ class _Candidates:
             return
         self._seen.add(slots)
         slot_of = self._coarse.slot_of(slots)
-        held = lasting_bytes(self._problem, slot_of)
+        held = state_bytes(self._problem, slot_of)
         limits = [slot.memory_bytes for slot in self._problem.topology.slots]
         empty = self._problem.resident_bytes or (0,) * len(limits)
         for limit, held_bytes, resident in zip(limits, held, empty, strict=True):

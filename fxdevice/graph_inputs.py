@@ -94,6 +94,12 @@ class GraphInputs:
         """Returns what the cost pass must know of each placeholder, by node name."""
         known: dict[str, GraphInput] = {}
         first_in_storage: dict[int, str] = {}
+        written = _written_inputs(graph)
+        # A graph without a backward pass computes no gradient of what could have one.
+        has_backward = any(
+            isinstance(node.meta.get("desc"), TangentAOTInput)
+            for node in graph.find_nodes(op="placeholder")
+        )
         for node, home in self._placeholders(graph):
             is_placed = home.is_state or home.slot is not None
             shares = None
@@ -103,8 +109,9 @@ class GraphInputs:
                 name=home.name,
                 kind=NodeKind.STATE if is_placed else NodeKind.INPUT,
                 slot=home.slot,
-                needs_gradient=home.needs_gradient,
+                needs_gradient=home.needs_gradient and has_backward,
                 is_argument=not home.is_state,
+                is_written=input_index(node) in written,
                 shares_storage_with=shares if shares != node.name else None,
             )
         return known
@@ -209,6 +216,16 @@ class GraphInputs:
 def input_index(node: fx.Node) -> int | None:
     """Returns the position of the input that a placeholder stands for, or None."""
     return _input_index(node.meta.get("desc"))
+
+
+def _written_inputs(graph: fx.Graph) -> frozenset[int | None]:
+    """Returns the positions of the inputs that a call of the graph gives new values."""
+    descs = graph.output_node().meta.get("desc") or ()
+    return frozenset(
+        _input_index(desc.mutated_input)
+        for desc in descs
+        if isinstance(desc, InputMutationAOTOutput)
+    )
 
 
 def _input_index(desc: object) -> int | None:

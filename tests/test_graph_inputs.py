@@ -156,6 +156,17 @@ def test_what_the_cost_pass_is_told() -> None:
     }
     assert known[names["weight"]].needs_gradient
     assert not known[names["x"]].needs_gradient
+    assert {name for name in names if known[names[name]].is_written} == {"count"}
+
+
+def test_a_graph_without_backward_pass_has_no_gradients() -> None:
+    with torch.no_grad():
+        graph = captured(False)["inference"]
+    homes = homes_of(graph)
+    known = make(homes).by_placeholder(graph)
+    names = by_name(graph, homes)
+    assert not known[names["weight"]].needs_gradient
+    assert known[names["count"]].is_written
 
 
 def test_state_in_one_storage_is_counted_once() -> None:

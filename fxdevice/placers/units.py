@@ -16,6 +16,7 @@ from typing import NamedTuple
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.derived import Derives
 from fxdevice.errors import PlacementError
+from fxdevice.indexed import resident_names
 from fxdevice.placement import PlacementProblem
 
 __all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
@@ -60,6 +61,8 @@ class Value(NamedTuple):
         gradient_bytes: For state: size of the gradient that comes back when it is transferred.
         readers: Indices of the other units that read it, in order.
         is_state: True for a parameter or buffer.
+        is_resident: True for resident state and views of it (`Indexed.is_resident`): copies of it
+            stay, so that it is transferred for free.
     """
 
     home: int
@@ -67,6 +70,7 @@ class Value(NamedTuple):
     gradient_bytes: int
     readers: tuple[int, ...]
     is_state: bool
+    is_resident: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,7 +201,7 @@ def _forward_operations(dag: Dag) -> frozenset[str]:
 
 def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
     values: list[Value] = []
-    users = dag.users
+    users, stays = dag.users, resident_names(dag)
     for node in dag:
         if node.kind is NodeKind.INPUT or node.is_recomputable or not node.output_bytes:
             continue
@@ -209,7 +213,8 @@ def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
             readers = tuple([reader for reader in readers if reader != home])
         if readers:
             is_state = node.kind is NodeKind.STATE
-            values.append(Value(home, node.output_bytes, node.gradient_bytes, readers, is_state))
+            sizes = (node.output_bytes, node.gradient_bytes)
+            values.append(Value(home, *sizes, readers, is_state, node.name in stays))
     return tuple(values)
 
 
