@@ -180,10 +180,11 @@ class _CriticalPath:
     def visit(self, node: DagNode) -> float:
         """Returns when a node can have finished, after all nodes that it reads."""
         name, slots = node.name, range(len(self._problem.topology.slots))
+        finished_s = max((self._anywhere[read] for read in node.inputs), default=0.0)
         if node.kind is NodeKind.STATE:
             home = self._allowed[self._problem.dag.leader_of[name]]
             self._earliest[name] = [0.0 if slot in home else math.inf for slot in slots]
-        finished_s = max((self._anywhere[read] for read in node.inputs), default=0.0)
+            finished_s = min(self._earliest[name])
         if is_task(node):
             ready = [finished_s] * len(slots)
             for read in node.inputs:

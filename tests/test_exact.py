@@ -166,13 +166,14 @@ def test_the_bound_holds_for_every_placement_of_coarse_nodes(problem: PlacementP
 
 
 def chains(num_slots: int, *lengths: int, memory_bytes: int | None = None) -> PlacementProblem:
-    """Chains of operations of a second each, each with state of ten bytes."""
+    """Chains of operations of a second each, each with state of ten bytes that a call changes."""
     nodes = []
     for chain, length in enumerate(lengths):
         for index in range(length):
             name = f"{chain}_{index}"
             before = (f"h{chain}_{index - 1}",) if index else ()
-            nodes.append(DagNode(f"w{name}", NodeKind.STATE, output_bytes=10))
+            state = DagNode(f"w{name}", NodeKind.STATE, output_bytes=10, is_written=True)
+            nodes.append(state)
             nodes.append(
                 DagNode(
                     f"h{name}", NodeKind.COMPUTE, (*before, f"w{name}"), output_bytes=1, flops=1

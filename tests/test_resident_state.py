@@ -175,12 +175,14 @@ def product(name: str, read: str, weight: str, batch: int, width: int) -> DagNod
     )
 
 
-def products(batch: int, width: int = 64, num_layers: int = 3, **state: int) -> list[DagNode]:
+def products(
+    batch: int, width: int = 64, num_layers: int = 3, gradient_bytes: int = 0
+) -> list[DagNode]:
     nodes = [DagNode("x", NodeKind.INPUT, output_bytes=4 * batch * width, shape=(batch, width))]
     size = 4 * width**2
     for layer in range(num_layers):
         weight = DagNode(f"w{layer}", NodeKind.STATE, output_bytes=size, shape=(width, width))
-        nodes.append(replace(weight, **state))
+        nodes.append(replace(weight, gradient_bytes=gradient_bytes))
         nodes.append(product(f"y{layer}", nodes[-2].name, f"w{layer}", batch, width))
     nodes[-1] = replace(nodes[-1], is_output=True)
     return nodes

@@ -37,7 +37,7 @@ def _price_tables(graph: UnitGraph) -> list[list[list[int]]]:
     tables: dict[tuple[int, int, bool], list[list[int]]] = {}
     found = []
     for value in graph.values:
-        sizes = (value.num_bytes, value.gradient_bytes, value.is_resident)
+        sizes = (value.num_bytes, value.gradient_bytes, value.is_free)
         if sizes not in tables:
             # Sizes repeat from layer to layer.
             tables[sizes] = [
@@ -52,7 +52,7 @@ def _price(topology: Topology, value: Value, source: int, destination: int) -> i
     if source == destination:
         return 0
     seconds = topology.transfer_s(value.num_bytes, source, destination)
-    if value.is_resident and seconds < math.inf:
+    if value.is_free and seconds < math.inf:
         seconds = 0.0
     price = _one_way(value.num_bytes, seconds)
     if value.gradient_bytes:
