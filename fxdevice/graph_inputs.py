@@ -6,6 +6,7 @@ torch/_functorch/_aot_autograd/descriptors.py). This module is the only reader o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -95,6 +96,7 @@ class GraphInputs:
         known: dict[str, GraphInput] = {}
         first_in_storage: dict[int, str] = {}
         written = _written_inputs(graph)
+        num_in_storage = Counter(home.storage_key for home in self._homes if home.is_state)
         # A graph without a backward pass computes no gradient of what could have one.
         has_backward = any(
             isinstance(node.meta.get("desc"), TangentAOTInput)
@@ -102,16 +104,18 @@ class GraphInputs:
         )
         for node, home in self._placeholders(graph):
             is_placed = home.is_state or home.slot is not None
-            shares = None
+            shares, num_sharing = None, 0
             if home.is_state and home.storage_key is not None:
                 shares = first_in_storage.setdefault(home.storage_key, node.name)
+                num_sharing = num_in_storage[home.storage_key]
             known[node.name] = GraphInput(
                 name=home.name,
                 kind=NodeKind.STATE if is_placed else NodeKind.INPUT,
                 slot=home.slot,
                 needs_gradient=home.needs_gradient and has_backward,
                 is_argument=not home.is_state,
-                is_written=input_index(node) in written,
+                # A write to one tensor does not show in the version of others in its storage.
+                may_change=input_index(node) in written or num_sharing > 1,
                 shares_storage_with=shares if shares != node.name else None,
             )
         return known

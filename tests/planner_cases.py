@@ -28,7 +28,7 @@ def stays(name: str, dag: Dag) -> bool:
     if node.kind is NodeKind.COMPUTE:
         is_view = node.flops == node.traffic_bytes == 0
         return is_view and len(node.inputs) == 1 and stays(node.inputs[0], dag)
-    changes = node.gradient_bytes > 0 or node.is_written or node.is_argument
+    changes = node.gradient_bytes > 0 or node.may_change or node.is_argument
     return node.kind is NodeKind.STATE and not changes
 
 

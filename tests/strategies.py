@@ -86,7 +86,7 @@ def _nodes(
             kind,
             output_bytes=num_bytes,
             gradient_bytes=gradient_bytes,
-            is_written=draw(st.integers(0, 5)) == 0,
+            may_change=draw(st.integers(0, 5)) == 0,
         )
     names = [node.name for node in before]
     inputs = draw(st.lists(st.sampled_from(names), max_size=3, unique=True)) if names else []

@@ -172,7 +172,7 @@ def chains(num_slots: int, *lengths: int, memory_bytes: int | None = None) -> Pl
         for index in range(length):
             name = f"{chain}_{index}"
             before = (f"h{chain}_{index - 1}",) if index else ()
-            state = DagNode(f"w{name}", NodeKind.STATE, output_bytes=10, is_written=True)
+            state = DagNode(f"w{name}", NodeKind.STATE, output_bytes=10, may_change=True)
             nodes.append(state)
             nodes.append(
                 DagNode(

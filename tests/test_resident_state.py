@@ -117,7 +117,7 @@ W = DagNode("w", NodeKind.STATE, output_bytes=100)
     "state",
     [
         replace(W, gradient_bytes=100),
-        replace(W, is_written=True),
+        replace(W, may_change=True),
         replace(W, is_argument=True),
     ],
 )

@@ -97,7 +97,7 @@ def test_tied_head_has_a_copy_of_a_table_that_stays(num_slots: int) -> None:
 
 def with_changing_state(dag: Dag) -> Dag:
     """Every call changes the state, so that no copy of it stays."""
-    return Dag(tuple(replace(n, is_written=n.kind is NodeKind.STATE) for n in dag))
+    return Dag(tuple(replace(n, may_change=n.kind is NodeKind.STATE) for n in dag))
 
 
 def test_small_tied_table_is_transferred() -> None:

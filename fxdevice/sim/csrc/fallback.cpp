@@ -126,8 +126,8 @@ class Arguments {
     }
     if (tensor.device().is_cpu()) {
       const auto* alias = argument.alias_info();
-      const bool is_written = alias != nullptr && alias->isWrite();
-      if (tensor.dim() == 0 && !is_written) {
+      const bool may_change = alias != nullptr && alias->isWrite();
+      if (tensor.dim() == 0 && !may_change) {
         return;
       }
       if (const auto* entry = find_host_argument(schema_, argument.name())) {
