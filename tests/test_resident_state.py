@@ -279,3 +279,26 @@ def test_plans_of_inference_and_of_frozen_weights_send_none() -> None:
     # Weights go out, and gradients come back.
     assert inference < size < 2 * size <= trained
     assert trained - frozen >= 2 * up
+
+
+class Pieces(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 256), nn.Linear(256, 64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        torch._dynamo.graph_break()
+        result: Tensor = self.second(hidden)
+        return result
+
+
+def test_copies_of_earlier_graphs_are_there_in_later_ones() -> None:
+    model = Pieces()
+    size = sum(4 * p.numel() for p in model.parameters())
+    plan = fxdevice.plan(model, torch.ones(4, 64), devices="2xH100-80GB", strategy="data")
+    assert len(plan.graphs) == 2
+    for slot in plan.prediction.slots:
+        assert slot.state_bytes == size
+        # Each graph has half of the state; the values of a graph take much less.
+        assert size < slot.peak_bytes < 1.2 * size
