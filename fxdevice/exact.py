@@ -6,8 +6,8 @@
        order of the Dag (`exact_spans` bounds all orders).
     3. Simulate the placements that the solver found on its way, and keep the best.
 
-Memory limits hold for state and gradients where they live. Values of operations do not count, nor do
-copies of state that stay.
+Memory limits hold for state and gradients where they live. Values of operations do not count, nor
+do copies of state that stay.
 
 OR-tools is an optional dependency: `pip install 'fxdevice[exact]'`.
 """
