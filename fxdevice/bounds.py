@@ -114,11 +114,12 @@ def least_moved_bytes(by_name: Mapping[str, DagNode], roots: Roots) -> dict[str,
     """Returns for every node the fewest bytes that move when it is read on another device.
 
     It or a base of it moves (`fxdevice.views`). Zero for what is no tensor: that crosses for free.
+    Zero for resident state and all views of it: there may be a copy of it.
     """
     found: dict[str, int] = {}
     least: dict[str, float] = {}
     for name, node in by_name.items():
-        own = node.output_bytes or math.inf
+        own = 0 if node.is_resident else node.output_bytes or math.inf
         least[name] = min(own, least.get(roots.base_of.get(name, ""), math.inf))
         found[name] = int(least[name]) if node.output_bytes else 0
     return found
@@ -141,17 +142,21 @@ class Delays:
         self._tables: dict[int, list[_Times]] = {}
 
     def table(self, num_bytes: int) -> list[_Times]:
-        """Returns the seconds to each slot (outer) from each slot (inner) for `num_bytes`."""
+        """Returns the seconds to each slot (outer) from each slot (inner) for `num_bytes`.
+
+        Nothing has to be sent of zero bytes, a copy that stays: it only needs a link.
+        """
         if num_bytes not in self._tables:
             slots = range(len(self._on_device))
             self._tables[num_bytes] = [
-                [
-                    min(self._topology.transfer_s(num_bytes, source, near) for near in nearby)
-                    for source in slots
-                ]
+                [min(self._seconds(num_bytes, source, near) for near in nearby) for source in slots]
                 for nearby in self._on_device
             ]
         return self._tables[num_bytes]
+
+    def _seconds(self, num_bytes: int, source: int, slot: int) -> float:
+        seconds = self._topology.transfer_s(num_bytes, source, slot)
+        return seconds if num_bytes or seconds == math.inf else 0.0
 
 
 def _critical_path_s(problem: PlacementProblem, allowed: Mapping[str, tuple[int, ...]]) -> float:
@@ -175,10 +180,11 @@ class _CriticalPath:
     def visit(self, node: DagNode) -> float:
         """Returns when a node can have finished, after all nodes that it reads."""
         name, slots = node.name, range(len(self._problem.topology.slots))
+        finished_s = max((self._anywhere[read] for read in node.inputs), default=0.0)
         if node.kind is NodeKind.STATE:
             home = self._allowed[self._problem.dag.leader_of[name]]
             self._earliest[name] = [0.0 if slot in home else math.inf for slot in slots]
-        finished_s = max((self._anywhere[read] for read in node.inputs), default=0.0)
+            finished_s = min(self._earliest[name])
         if is_task(node):
             ready = [finished_s] * len(slots)
             for read in node.inputs:

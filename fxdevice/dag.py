@@ -77,6 +77,8 @@ class DagNode:
             empty where nothing was measured.
         is_argument: For STATE and INPUT: True for what the call is given, False for what the model
             owns. An argument that is on one of the slots already is STATE.
+        may_change: For STATE: True when a call may change it: the graph writes to it, as batch norm
+            does in training, or other state is in its storage.
     """
 
     name: str
@@ -110,6 +112,20 @@ class DagNode:
     round: int = 0
     num_steps: int = 1
     time_factors: tuple[float, ...] = ()
+    may_change: bool = False
+
+    @property
+    def is_resident(self) -> bool:
+        """True for state that calls only read: a copy of it on another slot stays there.
+
+        It is sent again when the state was changed from outside, as by `load_state_dict`, so that
+        calls themselves transfer nothing. What is trained changes with every step, and an argument
+        may be another tensor the next time: those are sent on every call, and so is what a call
+        itself may change.
+        """
+        if self.kind is not NodeKind.STATE:
+            return False
+        return not (self.gradient_bytes or self.is_argument or self.may_change)
 
     @property
     def has_work(self) -> bool:

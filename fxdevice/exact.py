@@ -6,6 +6,9 @@
        order of the Dag (`exact_spans` bounds all orders).
     3. Simulate the placements that the solver found on its way, and keep the best.
 
+Memory limits hold for state and gradients where they live. Values of operations do not count, nor
+do copies of state that stay.
+
 OR-tools is an optional dependency: `pip install 'fxdevice[exact]'`.
 """
 
@@ -25,7 +28,7 @@ from fxdevice.exact_steps import Question, StepGraph, longest_s
 from fxdevice.placement import PlacementProblem
 from fxdevice.simulate import simulate
 from fxdevice.slot_symmetry import equal_slots, in_order_of_use
-from fxdevice.workload import build_workload, lasting_bytes
+from fxdevice.workload import build_workload, state_bytes
 
 __all__ = ["ExactResult", "MissingSolverError", "exact_placement"]
 
@@ -155,7 +158,7 @@ class _Candidates:
             return
         self._seen.add(slots)
         slot_of = self._coarse.slot_of(slots)
-        held = lasting_bytes(self._problem, slot_of)
+        held = state_bytes(self._problem, slot_of)
         limits = [slot.memory_bytes for slot in self._problem.topology.slots]
         empty = self._problem.resident_bytes or (0,) * len(limits)
         for limit, held_bytes, resident in zip(limits, held, empty, strict=True):

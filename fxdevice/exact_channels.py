@@ -89,6 +89,8 @@ class _Channels:
             for value in sorted({read.value for read in step.reads}):
                 readers[value].append(index)
         for value, steps in enumerate(readers):
+            if not self._graph.values[value].num_bytes:
+                continue  # A copy that stays keeps no channel.
             for slot in sorted({s for step in steps for s in self._x[self._node(step)]}):
                 self._add_arrival(value, steps, slot)
         for channel, intervals in self._intervals.items():

@@ -31,7 +31,8 @@ class Value:
     Attributes:
         home: Its coarse node.
         step: The step that makes it; None for state, which is there from the start.
-        num_bytes: Fewest bytes that a transfer of it, or of a view of it, moves.
+        num_bytes: Fewest bytes that a transfer of it, or of a view of it, moves; 0 for state of
+            which copies stay.
     """
 
     home: int
@@ -45,7 +46,8 @@ class Read:
 
     Attributes:
         value: Index of the value.
-        num_bytes: Fewest bytes that move for this read.
+        num_bytes: Fewest bytes that move for this read; 0 where a copy that stays can be read,
+            which takes a link and no time.
     """
 
     value: int
@@ -145,6 +147,10 @@ class _Divider:
         self._dag = problem.dag
         self._roots = find_roots(problem.dag)
         self._moved = least_moved_bytes(problem.dag.by_name, self._roots)
+        slots = range(len(problem.topology.slots))
+        self._are_connected = all(
+            problem.topology.transfer_s(1, *pair) < math.inf for pair in product(slots, slots)
+        )
         self._tasks = [n.name for n in problem.dag if is_task(n) and not is_generator(n)]
         # Operations that a value waits for, wherever they run.
         self._behind: dict[str, tuple[str, ...]] = {}
@@ -216,7 +222,9 @@ class _Divider:
         for read in self._dag[task].inputs:
             root = self._dag[self._roots.root_of[read]]
             has_home = root.kind is NodeKind.STATE or (is_task(root) and not is_generator(root))
-            if has_home and self._moved[read] and self._node_of[root.name] != node:
+            needs_link = bool(self._dag[read].output_bytes) and not self._are_connected
+            can_cost = self._moved[read] > 0 or needs_link
+            if has_home and can_cost and self._node_of[root.name] != node:
                 found.append(read)
         return found
 

@@ -6,6 +6,7 @@ torch/_functorch/_aot_autograd/descriptors.py). This module is the only reader o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,11 +27,7 @@ from fxdevice.pins import Pins, pinned_operations
 from fxdevice.placed_graph import NodeInfo, PlacedSlot, node_info
 from fxdevice.placement import Placement
 
-__all__ = ["KEEPS_OWN_STATE", "GraphInputs", "InputHome", "input_index"]
-
-KEEPS_OWN_STATE = False
-"""Whether transfers of state that fxdevice places are kept between calls, as those of state that
-stays with the caller are. Not yet: predictions of memory and time do not count on it."""
+__all__ = ["GraphInputs", "InputHome", "input_index"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +97,27 @@ class GraphInputs:
         """Returns what the cost pass must know of each placeholder, by node name."""
         known: dict[str, GraphInput] = {}
         first_in_storage: dict[int, str] = {}
+        written = _written_inputs(graph)
+        num_in_storage = Counter(home.storage_key for home in self._homes if home.is_state)
+        # A graph without a backward pass computes no gradient of what could have one.
+        has_backward = any(
+            isinstance(node.meta.get("desc"), TangentAOTInput)
+            for node in graph.find_nodes(op="placeholder")
+        )
         for node, home in self._placeholders(graph):
             is_placed = home.is_state or home.slot is not None
-            shares = None
+            shares, num_sharing = None, 0
             if home.is_state and home.storage_key is not None:
                 shares = first_in_storage.setdefault(home.storage_key, node.name)
+                num_sharing = num_in_storage[home.storage_key]
             known[node.name] = GraphInput(
                 name=home.name,
                 kind=NodeKind.STATE if is_placed else NodeKind.INPUT,
                 slot=home.slot,
-                needs_gradient=home.needs_gradient,
+                needs_gradient=home.needs_gradient and has_backward,
                 is_argument=not home.is_state,
+                # A write to one tensor does not show in the version of others in its storage.
+                may_change=input_index(node) in written or num_sharing > 1 or home.shares_storage,
                 shares_storage_with=shares if shares != node.name else None,
             )
         return known
@@ -181,7 +188,7 @@ class GraphInputs:
         Returns:
             Its qualified name by placeholder; None for state that stays with the caller.
         """
-        changed = self._changed_inputs(graph)
+        changed = _written_inputs(graph)
         return {
             node.name: None if home.stays_with_caller else home.name
             for node, home in self._placeholders(graph)
@@ -200,13 +207,6 @@ class GraphInputs:
         if label == "forward":
             return not any(home.stays_with_caller for home in self._homes)
         return label == "backward"
-
-    def _changed_inputs(self, graph: fx.Graph) -> set[int | None]:
-        return {
-            _input_index(desc.mutated_input)
-            for desc in graph.output_node().meta.get("desc") or ()
-            if isinstance(desc, InputMutationAOTOutput)
-        }
 
     def _output_slot(
         self, value: fx.Node, desc: object, state_slots: Mapping[int, int]
@@ -252,7 +252,7 @@ def _stays_the_same(home: InputHome, label: str) -> bool:
     """Returns whether what an input holds is the same in most calls of a graph."""
     if home.stays_with_caller:
         return not (home.needs_gradient and label == "backward")
-    if not (KEEPS_OWN_STATE and home.is_state) or home.shares_storage:
+    if not home.is_state or home.shares_storage:
         return False
     return label == "inference" or not home.needs_gradient
 
@@ -260,6 +260,16 @@ def _stays_the_same(home: InputHome, label: str) -> bool:
 def input_index(node: fx.Node) -> int | None:
     """Returns the position of the input that a placeholder stands for, or None."""
     return _input_index(node.meta.get("desc"))
+
+
+def _written_inputs(graph: fx.Graph) -> frozenset[int | None]:
+    """Returns the positions of the inputs that a call of the graph gives new values."""
+    descs = graph.output_node().meta.get("desc") or ()
+    return frozenset(
+        _input_index(desc.mutated_input)
+        for desc in descs
+        if isinstance(desc, InputMutationAOTOutput)
+    )
 
 
 def _input_index(desc: object) -> int | None:

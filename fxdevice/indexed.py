@@ -22,6 +22,7 @@ __all__ = [
     "is_generator",
     "is_task",
     "merged",
+    "resident_names",
 ]
 
 VIEW = 0
@@ -70,6 +71,8 @@ class Indexed:
         is_kept: For every root whether something of it stays until the end: results, and what a
             backward pass that is not here needs. Gradients of state are no part of it.
         gradients: For every gradient of state the position of the state.
+        is_resident: For every node whether it is resident state (`DagNode.is_resident`), or a view
+            that depends on nothing else: a copy of it on another slot stays there.
         internal: Roots that the inner compiler keeps inside of a kernel, each with its readers.
     """
 
@@ -86,6 +89,7 @@ class Indexed:
     is_read: Sequence[bool]
     is_kept: Sequence[bool]
     gradients: Mapping[int, int]
+    is_resident: Sequence[bool]
     internal: Mapping[int, Sequence[int]]
 
 
@@ -102,6 +106,7 @@ def _indexed(dag: Dag) -> Indexed:
     behind: list[tuple[int, ...]] = []
     needs: list[tuple[int, ...]] = []
     views: list[int] = []
+    is_resident: list[bool] = []
     is_read = [False] * len(dag)
     elements: set[int] = set()
     saved: set[int] = set()
@@ -126,6 +131,9 @@ def _indexed(dag: Dag) -> Indexed:
         behind.append((index,) if own == TASK else () if own == GENERATOR else needed)
         if own == VIEW and read:
             views.append(index)
+            is_resident.append(len(read) == 1 and is_resident[read[0]])
+        else:
+            is_resident.append(own == STATE and node.is_resident)
         if node.is_backward:
             backward.add(index)
             saved.difference_update(read)
@@ -169,8 +177,20 @@ def _indexed(dag: Dag) -> Indexed:
         is_read=is_read,
         is_kept=is_kept,
         gradients=gradients,
+        is_resident=is_resident,
         internal=internal,
     )
+
+
+def resident_names(dag: Dag) -> frozenset[str]:
+    """Returns the names of the nodes that are `Indexed.is_resident`."""
+    return dag.derived(_resident_names)
+
+
+def _resident_names(dag: Dag) -> frozenset[str]:
+    graph = indexed(dag)
+    pairs = zip(graph.names, graph.is_resident, strict=True)
+    return frozenset([name for name, is_resident in pairs if is_resident])
 
 
 def merged(groups: Iterable[tuple[int, ...]]) -> tuple[int, ...]:

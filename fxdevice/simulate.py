@@ -23,11 +23,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
 from fxdevice.schedule import Schedule
 from fxdevice.topology import Topology
-from fxdevice.workload import Task, Workload, build_workload
+from fxdevice.workload import Task, Workload, build_workload, not_connected
 
 __all__ = ["schedule_of", "simulate"]
 
@@ -107,12 +106,7 @@ def _lanes(tasks: Sequence[Task], topology: Topology) -> tuple[list[str], list[f
 def _transfer_seconds(task: Task, source: int, topology: Topology) -> float:
     seconds = topology.transfer_s(task.output_bytes, source, task.slot)
     if math.isinf(seconds):
-        raise PlacementError(
-            f"transfer {task.name!r} goes from slot {source} "
-            f"({topology.slots[source].device}) to slot {task.slot} "
-            f"({topology.slots[task.slot].device}), which are not connected; give the topology a "
-            "link between them, or place the nodes that exchange values on connected slots"
-        )
+        raise not_connected(task.name, source, task.slot, topology)
     return seconds
 
 

@@ -16,6 +16,9 @@ base that is moved. The cheapest choice is found from the leaves to the root, fo
 
 The gradient of state is read where the state is.
 
+What was moved of resident state (`DagNode.is_resident`), or of views of it, stays where it arrived:
+it is a *copy*, and no call moves it again.
+
 The rule is that of `fxdevice.passes.plan_transfers`, which applies it to FX graphs.
 """
 
@@ -30,7 +33,15 @@ from fxdevice.indexed import GENERATOR, INPUT, STATE, TASK, Indexed, indexed
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import device_of_slots
 
-__all__ = ["Moves", "Roots", "find_roots", "moves_of", "plan_moves", "slots_by_position"]
+__all__ = [
+    "Moves",
+    "Roots",
+    "copies_by_slot",
+    "find_roots",
+    "moves_of",
+    "plan_moves",
+    "slots_by_position",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,7 @@ class Moves:
     Attributes:
         transfers: For every value that moves the (device, slot of its first reader there) pairs, in
             the order of the slots.
+        copies: The same for resident state and views of it: what stays there from call to call.
         arrivals: The same for every graph input, or view of one, that the caller's value is brought
             to.
         versions: The same for every generator: where it is made.
@@ -80,9 +92,16 @@ class Moves:
     """
 
     transfers: Mapping[int, tuple[tuple[int, int], ...]]
+    copies: Mapping[int, tuple[tuple[int, int], ...]]
     arrivals: Mapping[int, tuple[tuple[int, int], ...]]
     versions: Mapping[int, tuple[tuple[int, int], ...]]
     rebuilt: Mapping[int, tuple[int, ...]]
+
+    @property
+    def away(self) -> frozenset[int]:
+        """Positions of all that exists on a device besides its home."""
+        moved = (*self.transfers, *self.copies, *self.arrivals)
+        return frozenset([*moved, *self.versions, *self.rebuilt])
 
 
 def plan_moves(graph: Indexed, slot_at: Sequence[int], device_of: Sequence[int]) -> Moves:
@@ -104,6 +123,19 @@ def moves_of(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Moves:
     """Returns what moves when the nodes of a problem are placed as `slot_of` says."""
     slot_at = problem.for_last(slots_by_position, slot_of)
     return plan_moves(indexed(problem.dag), slot_at, device_of_slots(problem.topology))
+
+
+def copies_by_slot(
+    problem: PlacementProblem, slot_of: Mapping[str, int]
+) -> Sequence[Mapping[str, int]]:
+    """Returns for every slot the bytes of the copies that stay there, by the name of the state."""
+    graph = indexed(problem.dag)
+    found: list[dict[str, int]] = [{} for _ in problem.topology.slots]
+    for index, places in problem.for_last(moves_of, slot_of).copies.items():
+        name = graph.names[graph.root[index]]
+        for _, slot in places:
+            found[slot][name] = found[slot].get(name, 0) + graph.num_bytes[index]
+    return found
 
 
 def slots_by_position(problem: PlacementProblem, slot_of: Mapping[str, int]) -> list[int]:
@@ -184,6 +216,7 @@ class _MovePlan:
     def choose(self) -> Moves:
         """Returns what moves, after all nodes have been visited."""
         transfers: dict[int, tuple[tuple[int, int], ...]] = {}
+        copies: dict[int, tuple[tuple[int, int], ...]] = {}
         arrivals: dict[int, tuple[tuple[int, int], ...]] = {}
         versions: dict[int, tuple[tuple[int, int], ...]] = {}
         rebuilt: dict[int, tuple[int, ...]] = {}
@@ -205,10 +238,12 @@ class _MovePlan:
                 rebuilt[index] = tuple(from_base)
             if moves:
                 is_callers = self._home_of_root[self._graph.root[index]] == _CALLER
-                (arrivals if is_callers else transfers)[index] = tuple(moves)
+                stays = self._graph.is_resident[index]
+                found = copies if stays else arrivals if is_callers else transfers
+                found[index] = tuple(moves)
             present.update((index, device) for device in from_base)
             present.update((index, device) for device, _ in moves)
-        return Moves(transfers, arrivals, versions, rebuilt)
+        return Moves(transfers, copies, arrivals, versions, rebuilt)
 
     def _want(self, values: Iterable[int], slot: int) -> None:
         """Notes that values are read on a slot."""

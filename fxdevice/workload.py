@@ -5,6 +5,7 @@
 - one task for every operation with work; a generator has one on every device that reads it;
 - one transfer for every value that moves, and device that it moves to (`fxdevice.views`), right
   after the value: it can start when the value exists, not only when it is needed;
+- none for a copy of state that stays where it was moved to: its bytes are lasting ones there;
 - none for a view, a shape or a tuple element: its readers need what it is made from;
 - the gradient of state moves to the state's device;
 - one hand-over, a transfer of no bytes, for every result and other slot of its device that reads it
@@ -23,10 +24,17 @@ from typing import NamedTuple
 from fxdevice.errors import PlacementError
 from fxdevice.indexed import GENERATOR, INPUT, TASK, VIEW, Indexed, indexed, merged
 from fxdevice.placement import PlacementProblem
-from fxdevice.topology import device_of_slots
-from fxdevice.views import moves_of, slots_by_position
+from fxdevice.topology import Topology, device_of_slots
+from fxdevice.views import copies_by_slot, moves_of, slots_by_position
 
-__all__ = ["Task", "Workload", "build_workload", "lasting_bytes"]
+__all__ = [
+    "Task",
+    "Workload",
+    "build_workload",
+    "lasting_bytes",
+    "not_connected",
+    "state_bytes",
+]
 
 
 class Task(NamedTuple):
@@ -61,7 +69,7 @@ class Workload:
     Attributes:
         tasks: The tasks; each comes after those that it needs.
         lasting_bytes: Bytes that are allocated on every slot all the time: state, its gradients,
-            the optimizer's state.
+            the optimizer's state, copies of state that stay.
 
     Raises:
         ValueError: A task needs one that does not come before it.
@@ -89,7 +97,8 @@ def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Wor
             says.
 
     Raises:
-        PlacementError: A node has no slot, or one that does not exist.
+        PlacementError: A node has no slot, or one that does not exist, or state is read on a slot
+            that is not connected with its own.
 
     Complexity: linear in the number of edges.
     """
@@ -98,11 +107,34 @@ def build_workload(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Wor
 
 
 def lasting_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[int, ...]:
+    """Returns what `state_bytes` does, with the copies of state that stay."""
+    copied = problem.for_last(copies_by_slot, slot_of)
+    rows = zip(state_bytes(problem, slot_of), copied, strict=True)
+    return tuple([at_home + sum(copies.values()) for at_home, copies in rows])
+
+
+def state_bytes(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[int, ...]:
     """Returns the bytes of state and its gradients on every slot, with those of earlier graphs."""
     found = list(problem.resident_bytes or (0,) * len(problem.topology.slots))
     for node in problem.dag.state:
         found[slot_of[node.name]] += node.output_bytes + node.gradient_bytes
     return tuple(found)
+
+
+def not_connected(name: str, source: int, slot: int, topology: Topology) -> PlacementError:
+    """Returns the error of a transfer that no link can carry.
+
+    Args:
+        name: That of the transfer.
+        source: Slot that the value leaves.
+        slot: Where it is read.
+        topology: The slots.
+    """
+    return PlacementError(
+        f"transfer {name!r} goes from slot {source} ({topology.slots[source].device}) to slot "
+        f"{slot} ({topology.slots[slot].device}), which are not connected; give the topology a "
+        "link between them, or place the nodes that exchange values on connected slots"
+    )
 
 
 def _slots(problem: PlacementProblem, slot_of: Mapping[str, int]) -> Sequence[int]:
@@ -144,6 +176,7 @@ class _Builder:
 
     def built(self) -> list[Task]:
         """Returns the operations and the transfers of all nodes."""
+        self._check_copies()
         for index, role in enumerate(self._graph.role):
             if role == GENERATOR:
                 for device, slot in self._moves.versions.get(index, ()):
@@ -156,6 +189,15 @@ class _Builder:
                     self._add_rebuilt(index)
                 self._add_transfers(index)
         return self._tasks
+
+    def _check_copies(self) -> None:
+        """Refuses copies of state between slots that are not connected."""
+        graph, topology = self._graph, self._topology
+        for index, places in self._moves.copies.items():
+            home = self._slot_at[graph.root[index]]
+            for _, slot in places:
+                if topology.link(home, slot) is None:
+                    raise not_connected(f"{graph.names[index]}_to{slot}", home, slot, topology)
 
     def _add_operation(self, index: int, slot: int) -> int:
         graph = self._graph

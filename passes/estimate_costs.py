@@ -38,6 +38,7 @@ class GraphInput:
         needs_gradient: Whether a gradient of it is computed.
         shares_storage_with: Name of the placeholder of an earlier input in the same storage.
         is_argument: Whether the call is given it; False for what the model owns.
+        may_change: Whether the graph gives it, or other state in its storage, a new value.
     """
 
     name: str
@@ -46,6 +47,7 @@ class GraphInput:
     needs_gradient: bool = False
     shares_storage_with: str | None = None
     is_argument: bool = False
+    may_change: bool = False
 
 
 def estimate_costs(
@@ -181,6 +183,7 @@ def _input_node(node: fx.Node, known: GraphInput | None) -> DagNode:
         gradient_bytes=num_bytes(node) if known.needs_gradient else 0,
         follows=known.shares_storage_with,
         is_argument=known.is_argument,
+        may_change=known.may_change,
         module=known.name.rpartition(".")[0],
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from fxdevice.dag import NodeKind
+from fxdevice.dag import Dag, NodeKind
 from fxdevice.placement import PlacementProblem
 from tests.strategies import problems
 
-__all__ = ["Case", "leader_pins", "placed_problems"]
+__all__ = ["Case", "leader_pins", "placed_problems", "stays"]
 
 Case = tuple[PlacementProblem, dict[str, int]]
 
@@ -20,6 +20,16 @@ def leader_pins(problem: PlacementProblem) -> dict[str, int]:
         if node.name in problem.pins:
             pins.setdefault(problem.dag.leader_of[node.name], problem.pins[node.name])
     return pins
+
+
+def stays(name: str, dag: Dag) -> bool:
+    """Returns whether a copy of a value on another slot is still right in the next call."""
+    node = dag[name]
+    if node.kind is NodeKind.COMPUTE:
+        is_view = node.flops == node.traffic_bytes == 0
+        return is_view and len(node.inputs) == 1 and stays(node.inputs[0], dag)
+    changes = node.gradient_bytes > 0 or node.may_change or node.is_argument
+    return node.kind is NodeKind.STATE and not changes
 
 
 @st.composite

@@ -81,7 +81,13 @@ def _nodes(
         return DagNode(name, kind, output_bytes=num_bytes)
     if kind is NodeKind.STATE:
         gradient_bytes = draw(st.sampled_from([0, num_bytes]))
-        return DagNode(name, kind, output_bytes=num_bytes, gradient_bytes=gradient_bytes)
+        return DagNode(
+            name,
+            kind,
+            output_bytes=num_bytes,
+            gradient_bytes=gradient_bytes,
+            may_change=draw(st.integers(0, 5)) == 0,
+        )
     names = [node.name for node in before]
     inputs = draw(st.lists(st.sampled_from(names), max_size=3, unique=True)) if names else []
     follows = None

@@ -91,7 +91,7 @@ def test_a_pin_forces_a_transfer() -> None:
 
 
 def test_state_that_fits_on_one_slot_only_must_come_from_there() -> None:
-    state = DagNode("w", NodeKind.STATE, output_bytes=5)
+    state = DagNode("w", NodeKind.STATE, output_bytes=5, may_change=True)
     dag = Dag((state, DagNode("a", NodeKind.COMPUTE, ("w",), output_bytes=1, flops=1)))
     problem = problem_of(dag, (1.0, 10.0))
     slots = (Slot(0, "d0"), Slot(1, "d1", 4))

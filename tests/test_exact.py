@@ -22,7 +22,7 @@ from fxdevice.placers.units import unit_graph
 from fxdevice.simulate import simulate
 from fxdevice.slot_symmetry import equal_slots, in_order_of_use
 from fxdevice.topology import Link, Slot, Topology
-from fxdevice.workload import build_workload, lasting_bytes
+from fxdevice.workload import build_workload, state_bytes
 from tests.strategies import problems
 
 ENOUGH_S = 60.0
@@ -44,13 +44,13 @@ def placements(problem: PlacementProblem, parts: Mapping[str, int]) -> Iterator[
         if unit.pin is not None:
             pins[parts[unit.name]] = unit.pin
     slots = range(len(problem.topology.slots))
-    empty = lasting_bytes(dataclasses.replace(problem, dag=Dag(())), {})
+    empty = state_bytes(dataclasses.replace(problem, dag=Dag(())), {})
     limits = [slot.memory_bytes for slot in problem.topology.slots]
     names = sorted(set(parts.values()))
     for chosen in itertools.product(*([pins[n]] if n in pins else slots for n in names)):
         slot_of_part = dict(zip(names, chosen, strict=True))
         slot_of = {name: slot_of_part[part] for name, part in parts.items()}
-        held = lasting_bytes(problem, slot_of)
+        held = state_bytes(problem, slot_of)
         if all(
             limit is None or num_bytes <= max(limit, resident)
             for limit, num_bytes, resident in zip(limits, held, empty, strict=True)
@@ -166,13 +166,14 @@ def test_the_bound_holds_for_every_placement_of_coarse_nodes(problem: PlacementP
 
 
 def chains(num_slots: int, *lengths: int, memory_bytes: int | None = None) -> PlacementProblem:
-    """Chains of operations of a second each, each with state of ten bytes."""
+    """Chains of operations of a second each, each with state of ten bytes that a call changes."""
     nodes = []
     for chain, length in enumerate(lengths):
         for index in range(length):
             name = f"{chain}_{index}"
             before = (f"h{chain}_{index - 1}",) if index else ()
-            nodes.append(DagNode(f"w{name}", NodeKind.STATE, output_bytes=10))
+            state = DagNode(f"w{name}", NodeKind.STATE, output_bytes=10, may_change=True)
+            nodes.append(state)
             nodes.append(
                 DagNode(
                     f"h{name}", NodeKind.COMPUTE, (*before, f"w{name}"), output_bytes=1, flops=1

@@ -6,7 +6,7 @@ from fxdevice.costs import CostTable
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.exact_steps import Read, Step, Value, step_graph
 from fxdevice.placement import PlacementProblem
-from fxdevice.topology import Slot, Topology
+from fxdevice.topology import Link, Slot, Topology
 
 
 def compute(name: str, *inputs: str, num_bytes: int = 8, work: bool = True) -> DagNode:
@@ -43,12 +43,27 @@ def test_steps_end_where_others_read_and_begin_where_they_read_others() -> None:
 
 
 def test_state_of_another_node_is_read_from_the_start() -> None:
-    dag = Dag((DagNode("w", NodeKind.STATE, output_bytes=5), compute("a"), compute("b", "a", "w")))
+    weight = DagNode("w", NodeKind.STATE, output_bytes=5, gradient_bytes=5)
+    dag = Dag((weight, compute("a"), compute("b", "a", "w")))
     costs = CostTable({node.name: (1.0,) for node in dag})
     problem = PlacementProblem(dag, Topology((Slot(0, "cpu"),)), costs)
     graph = step_graph(problem, {"w": 1, "a": 0, "b": 0}, 2)
     assert graph.values == (Value(1, None, 5),)
     assert [step.reads for step in graph.steps] == [(), (Read(0, 5),)]
+
+
+def test_state_whose_copies_stay_needs_a_link_at_most() -> None:
+    dag = Dag((DagNode("w", NodeKind.STATE, output_bytes=5), compute("a", "w")))
+    costs = CostTable({node.name: (1.0, 1.0) for node in dag})
+    slots = (Slot(0, "a"), Slot(1, "b"))
+    for link, values, reads in (
+        (Link(), (), ()),
+        (None, (Value(1, None, 0),), (Read(0, 0),)),
+    ):
+        problem = PlacementProblem(dag, Topology(slots, link), costs)
+        graph = step_graph(problem, {"w": 1, "a": 0}, 2)
+        assert graph.values == values
+        assert graph.steps[0].reads == reads
 
 
 def test_what_is_no_tensor_is_waited_for_but_does_not_move() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from functorch.compile import (  # type: ignore[import-untyped]
     aot_module_simplified,
@@ -157,6 +156,17 @@ def test_what_the_cost_pass_is_told() -> None:
     }
     assert known[names["weight"]].needs_gradient
     assert not known[names["x"]].needs_gradient
+    assert {name for name in names if known[names[name]].may_change} == {"count"}
+
+
+def test_a_graph_without_backward_pass_has_no_gradients() -> None:
+    with torch.no_grad():
+        graph = captured(False)["inference"]
+    homes = homes_of(graph)
+    known = make(homes).by_placeholder(graph)
+    names = by_name(graph, homes)
+    assert not known[names["weight"]].needs_gradient
+    assert known[names["count"]].may_change
 
 
 def test_state_in_one_storage_is_counted_once() -> None:
@@ -167,6 +177,8 @@ def test_state_in_one_storage_is_counted_once() -> None:
     names = by_name(graph, homes)
     assert shares["x"] is shares["scale"] is None
     assert {shares["weight"], shares["count"]} in ({None, names["weight"]}, {None, names["count"]})
+    # Nobody could see which of the two a call has changed.
+    assert known[names["weight"]].may_change
 
 
 def test_places_that_no_placer_decides() -> None:
@@ -208,10 +220,7 @@ def test_inference_graphs() -> None:
     assert len(by_name(graphs["inference"], homes)) == 4
 
 
-def test_state_without_gradients_and_the_callers_state_are_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("fxdevice.graph_inputs.KEEPS_OWN_STATE", True)
+def test_state_without_gradients_and_the_callers_state_are_kept() -> None:
     graph = captured(True)["forward"]
     homes = homes_of(graph)
     names = by_name(graph, homes)

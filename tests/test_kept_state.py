@@ -32,11 +32,6 @@ def simulated_devices() -> None:
     sim.enable(8)
 
 
-@pytest.fixture(autouse=True)
-def keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxdevice.graph_inputs.KEEPS_OWN_STATE", True)
-
-
 @pytest.fixture
 def no_collector() -> Iterator[None]:
     gc.collect()

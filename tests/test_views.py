@@ -10,7 +10,7 @@ from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.indexed import indexed, is_generator, is_task
 from fxdevice.topology import device_of_slots
 from fxdevice.views import plan_moves
-from tests.planner_cases import Case, placed_problems
+from tests.planner_cases import Case, placed_problems, stays
 
 
 def base(node: DagNode, dag: Dag) -> str | None:
@@ -58,7 +58,7 @@ def test_the_fewest_bytes_move(case: Case) -> None:
                     needed.append({n.name for n in line(read, dag) if n.output_bytes})
         moved = {
             graph.names[index]
-            for index, places in moves.transfers.items()
+            for index, places in [*moves.transfers.items(), *moves.copies.items()]
             if device in [d for d, _ in places]
         }
         assert all(names & moved for names in needed)
@@ -70,3 +70,5 @@ def test_the_fewest_bytes_move(case: Case) -> None:
             if all(names & set(chosen) for names in needed)
         )
         assert sum(dag[name].output_bytes for name in moved) == least
+    assert all(stays(graph.names[index], dag) for index in moves.copies)
+    assert not any(stays(graph.names[index], dag) for index in moves.transfers)

@@ -69,7 +69,8 @@ def _crossing_bytes(chain: Chain) -> list[int]:
     for value in chain.graph.values:
         readers = [chain.element_of[reader] for reader in value.readers]
         ends = [end for end in (chain.element_of[value.home], *readers) if end >= 0]
-        if not value.is_state and ends and min(ends) < max(ends):
+        is_state = value.is_state or value.is_free
+        if not is_state and ends and min(ends) < max(ends):
             change[min(ends) + 1] += value.num_bytes
             change[max(ends) + 1] -= value.num_bytes
     return list(accumulate(change))[:-1]

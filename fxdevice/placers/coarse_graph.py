@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from fxdevice.dag import DagNode, NodeKind
-from fxdevice.indexed import is_generator, is_task
+from fxdevice.indexed import is_generator, is_task, resident_names
 from fxdevice.placers.units import UnitGraph
 from fxdevice.views import find_roots
 
@@ -79,7 +79,8 @@ class CoarseValue(NamedTuple):
         home: Index of the coarse node that has it.
         step: Index of the step that makes it; `NO_STEP` for state.
         num_bytes: Bytes that a transfer of it moves.
-        num_transfers: Transfers that it takes: the number of tensors in it.
+        num_transfers: Transfers that it takes: the number of tensors in it; 0 where copies of state
+            stay, so that it is there on every slot from the start.
         readers: Indices of the other coarse nodes that read it, in rising order.
     """
 
@@ -184,7 +185,7 @@ def _values(
 ) -> dict[str, CoarseValue]:
     """Returns by their roots the values that other units read, state first."""
     dag, unit_of = graph.problem.dag, graph.unit_of
-    by_name = dag.by_name
+    by_name, stays = dag.by_name, resident_names(dag)
     read: dict[str, dict[str, None]] = {}
     readers: dict[str, set[int]] = {}
     for node in dag:
@@ -199,13 +200,14 @@ def _values(
     for root in sorted(read, key=lambda root: step_of.get(root, NO_STEP)):
         if not is_generator(by_name[root]):
             own_bytes = by_name[root].output_bytes
-            num_bytes = sum(by_name[name].output_bytes for name in read[root])
+            sent = [name for name in read[root] if name not in stays]
+            num_bytes = sum(by_name[name].output_bytes for name in sent)
             # A root without bytes is a tuple, whose elements are moved one by one.
             found[root] = CoarseValue(
                 home=unit_of[root],
                 step=step_of.get(root, NO_STEP),
                 num_bytes=min(num_bytes, own_bytes) if own_bytes else num_bytes,
-                num_transfers=1 if own_bytes else len(read[root]),
+                num_transfers=min(1, len(sent)) if own_bytes else len(sent),
                 readers=tuple(sorted(readers[root])),
             )
     return found

@@ -20,6 +20,7 @@ class SlotPairs:
         queues: Number of the queue of every slot.
         channels: Number of the channel from each slot to each slot.
         num_channels: How many channels there are.
+        are_connected: Whether there is a way from every slot to every other one.
     """
 
     def __init__(self, topology: Topology) -> None:
@@ -42,14 +43,23 @@ class SlotPairs:
             self._latency_s.append([latency_s for latency_s, _ in costs])
             self._s_per_byte.append([s_per_byte for _, s_per_byte in costs])
         self.num_channels = len(names)
+        # Zero times infinity is no number.
+        self._unless_connected_s = [
+            [0.0 if latency_s < math.inf else math.inf for latency_s in row]
+            for row in self._latency_s
+        ]
+        self.are_connected = not any(map(any, self._unless_connected_s))
         self._mean_latency_s = _mean(self._latency_s)
         self._mean_s_per_byte = _mean(self._s_per_byte)
 
     def transfer_s(self, value: CoarseValue, source: int, destination: int) -> float:
         """Returns the seconds that the transfers of a value take.
 
-        Zero within a device, infinite between slots that are not connected.
+        Zero within a device and for copies that stay, infinite between slots that are not
+        connected.
         """
+        if not value.num_transfers:
+            return self._unless_connected_s[source][destination]
         return (
             value.num_transfers * self._latency_s[source][destination]
             + value.num_bytes * self._s_per_byte[source][destination]
@@ -58,6 +68,8 @@ class SlotPairs:
     def times_s(self, value: CoarseValue, source: int) -> list[float]:
         """Returns the seconds to every slot."""
         count, num_bytes = value.num_transfers, value.num_bytes
+        if not count:
+            return self._unless_connected_s[source]
         rows = zip(self._latency_s[source], self._s_per_byte[source], strict=True)
         return [count * latency_s + num_bytes * s_per_byte for latency_s, s_per_byte in rows]
 

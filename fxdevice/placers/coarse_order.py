@@ -107,7 +107,8 @@ def _tasks(coarse: CoarseGraph, slots: Sequence[int]) -> list[TimedTask]:
                 tasks.append(TimedTask(needs, lane, pairs.transfer_s(value, source, slot), True))
 
     for index, value in enumerate(coarse.values):
-        if value.step == NO_STEP:
+        # Of copies that stay nothing is sent.
+        if value.step == NO_STEP and value.num_transfers:
             send(index, ())
     for index, step in enumerate(coarse.steps):
         slot = slots[step.node]

@@ -51,7 +51,12 @@ class CoarseTime:
             )
             for step in coarse.steps
         ]
-        self._state = [index for index, value in enumerate(coarse.values) if value.step == NO_STEP]
+        # Copies that stay are on all slots that they can get to.
+        self._state = [
+            index
+            for index, value in enumerate(coarse.values)
+            if value.step == NO_STEP and (value.num_transfers or not self._pairs.are_connected)
+        ]
         self.work = 0
         self.transfer_s = 0.0
         self.tail_s = _tails(coarse)
@@ -166,11 +171,14 @@ class CoarseTime:
             device = devices[slot]
             if arrives[device] != _NOT_YET:
                 continue
+            seconds = self._pairs.transfer_s(value, source, slot)
+            if not value.num_transfers:
+                arrives[device] = seconds
+                continue
             channel = self._pairs.channels[source][slot]
             start = channels[channel]
             if now > start:
                 start = now
-            seconds = self._pairs.transfer_s(value, source, slot)
             self.transfer_s += seconds
             start += seconds
             arrives[device] = channels[channel] = start

@@ -4,6 +4,7 @@ A value is alive on its own slot from the node that makes it to the last node th
 and on another slot from the time it is made (its transfer starts then) to the last node there that
 reads it. A result stays alive. Views share the bytes of what they are views of. A value that the
 inner compiler keeps inside of a kernel takes none.
+Resident state and its copies are no part of this: they are there all the time.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.indexed import indexed
+from fxdevice.indexed import indexed, resident_names
 
 __all__ = ["kept_at_home", "lifetimes", "storages"]
 
@@ -51,12 +52,13 @@ def lifetimes(dag: Dag, slot_of: Mapping[str, int]) -> dict[tuple[str, int], tup
     counted |= _gradients(dag, slot_of) | _internal(dag, slot_of)
     results = {node.name for node in dag if node.is_output and not node.is_late}
     knows_results = any(node.is_output for node in dag)
+    stays = resident_names(dag)
 
     def touch(node: DagNode, slot: int, when: int) -> None:
         owner = storage[node.name]
         key = (owner.name, slot)
         is_home = owner.kind is not NodeKind.INPUT and slot_of[owner.name] == slot
-        if key in counted or (owner.kind is NodeKind.STATE and is_home):
+        if key in counted or (owner.kind is NodeKind.STATE and (is_home or node.name in stays)):
             return
         made = position[node.name] if owner.kind is NodeKind.COMPUTE else when
         num_bytes = owner.output_bytes if is_home else min(node.output_bytes, owner.output_bytes)

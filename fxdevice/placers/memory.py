@@ -24,6 +24,7 @@ from fxdevice.memory_model import (
 )
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.lifetimes import kept_at_home, lifetimes, storages
+from fxdevice.views import copies_by_slot
 
 __all__ = [
     "Limits",
@@ -46,7 +47,7 @@ class SlotMemory:
 
     Attributes:
         resident_bytes: State of earlier graphs.
-        state_bytes: Parameters and buffers of this graph.
+        state_bytes: Parameters and buffers of this graph, with copies that stay of those elsewhere.
         gradient_bytes: Gradients of those parameters.
         saved_bytes: Values kept from the forward to the backward pass.
         working_bytes: Largest sum of other values alive at one time.
@@ -68,7 +69,7 @@ class SlotMemory:
 
     @property
     def lasting_bytes(self) -> int:
-        """State, gradients and the optimizer's state: what stays between steps."""
+        """State, its copies, gradients and the optimizer's state: what stays between steps."""
         state = self.resident_bytes + self.state_bytes + self.gradient_bytes
         return state + self.optimizer_bytes
 
@@ -100,7 +101,7 @@ def needed_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tupl
 def lasting_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tuple[SlotMemory, ...]:
     """Returns what every slot needs besides the values of operations, without a margin.
 
-    These are state, gradients, the optimizer's state and step, and the growth of caches.
+    These are state and its copies, gradients, the optimizer's state and step, and what caches grow.
     """
     num_slots, options = len(problem.topology.slots), problem.memory
     resident = problem.resident_bytes or (0,) * num_slots
@@ -112,6 +113,8 @@ def lasting_memory(problem: PlacementProblem, slot_of: Mapping[str, int]) -> tup
         if options.optimizer is not None:
             optimizer[slot] += optimizer_bytes(node, options.optimizer)
             step[slot] += step_bytes(node, options.optimizer)
+    for slot, copies in enumerate(problem.for_last(copies_by_slot, slot_of)):
+        state[slot] += sum(copies.values())
     cache = cache_bytes(problem, slot_of)
     rows = zip(resident, state, gradient, optimizer, step, cache, strict=True)
     return tuple(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fxdevice.dag import DagNode, NodeKind
+from fxdevice.indexed import resident_names
 from fxdevice.pieces import undivided_bytes
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.node_kinds import node_kinds
@@ -70,6 +71,7 @@ class _StepNode(NamedTuple):
         divided_as: Name of the node whose layout it has: the tuple of an element, or itself.
         is_late: Whether it belongs to the backward program.
         reads: Positions, among such nodes, of what it reads.
+        is_resident: Whether copies of it stay on the slots that read it (`Indexed.is_resident`).
     """
 
     node: DagNode
@@ -77,19 +79,22 @@ class _StepNode(NamedTuple):
     divided_as: str
     is_late: bool
     reads: tuple[int, ...]
+    is_resident: bool
 
 
 def _step_nodes(problem: PlacementProblem) -> Sequence[_StepNode]:
     """Returns the nodes of the steps: state is as if it were made first."""
     position: dict[str, int] = {}
     found: list[_StepNode] = []
+    stays = resident_names(problem.dag)
     for node, kind in zip(problem.dag, node_kinds(problem), strict=True):
         if node.kind is NodeKind.INPUT or node.is_recomputable:
             continue
         position[node.name] = len(found)
         divided_as = node.name if node.element is None else node.inputs[0]
         reads = tuple([position[name] for name in node.inputs if name in position])
-        found.append(_StepNode(node, kind, divided_as, node.is_late or node.is_backward, reads))
+        is_late, is_resident = node.is_late or node.is_backward, node.name in stays
+        found.append(_StepNode(node, kind, divided_as, is_late, reads, is_resident))
     return found
 
 
@@ -199,9 +204,11 @@ class _Gatherer:
             step, slot = self._steps[index], self._steps[index].slot
             for read in own.reads:
                 need, num_bytes = step_of[read], nodes[read].node.output_bytes
-                if need != index and num_bytes:
+                is_elsewhere = self._steps[need].slot != slot
+                # A copy that stays is there already.
+                if need != index and num_bytes and not (is_elsewhere and nodes[read].is_resident):
                     step.needs[need] = None
-                    if self._steps[need].slot != slot:
+                    if is_elsewhere:
                         self._steps[need].moves[slot][read] = num_bytes
             step_of.append(index)
         return self._steps

@@ -56,7 +56,7 @@ class Block:
 
     Attributes:
         slot: Where it is.
-        num_bytes: Its size.
+        num_bytes: Its size; 0 for a copy of state that stays: its bytes are lasting ones.
         maker: Operation that makes the value: here, or before it is transferred to here. CALLER for
             what is there before the program runs.
         is_moved: It is the copy that a transfer makes, as soon as the partition of `maker` ends.
@@ -125,7 +125,7 @@ class _Builder:
         self._home: list[_Found] = [(CALLER, None)] * len(graph.names)
         self._home_device = [_NOWHERE] * len(graph.names)
         # The others, by position and device.
-        self._away = {*moves.transfers, *moves.arrivals, *moves.versions, *moves.rebuilt}
+        self._away = moves.away
         self._found: dict[tuple[int, int], _Found] = {}
         self._last_random = CALLER
 
@@ -265,6 +265,9 @@ class _Builder:
         return len(self._blocks) - 1
 
     def _add_moves(self, index: int, node: DagNode) -> None:
+        for device, slot in self._moves.copies.get(index, ()):
+            self._found[index, device] = (CALLER, len(self._blocks))
+            self._blocks.append(Block(slot, 0, CALLER))
         maker, source = self._home[index]
         moves = self._moves.transfers.get(index, ())
         if index in self._moves.arrivals:
@@ -285,11 +288,9 @@ class _Builder:
                 self._blocks[found[1]].stays = True
             return
         block = self._home[index][1]
-        if block is None:
-            return
-        if node.gradient_of:
+        if block is not None and node.gradient_of:
             self._blocks[block].sent = True
-        elif node.is_output and not node.is_late:
+        elif block is not None and node.is_output and not node.is_late:
             self._blocks[block].stays = True
 
 

@@ -6,9 +6,10 @@ along which it is divided over all slots. The predicted time is the sum of
 - the seconds of each operation: of its largest piece, or of the whole one (roofline);
 - the seconds of each value that is not where, or not in the pieces in which, it is read.
 
-A value is moved once for all its readers, so its cost depends on the *set* of what they need. State
-and inputs of the call are sent ahead of time: their bytes count, the latency of their transfers
-does not.
+A value is moved once for all its readers, so its cost depends on the *set* of what they need.
+Inputs of the call, and state that is trained, are sent ahead of time: their bytes count, the
+latency of their transfers does not. Copies of resident state stay: they cost nothing, or, where
+memory is short, as much as if they were sent on every call, for what is sent is what is kept.
 
 Source of the collectives' costs: Chan, Heimlich, Purkayastha, van de Geijn, "Collective
 communication: theory, practice, and experience", Concurrency and Computation 19(13), 2007, with one
@@ -21,6 +22,7 @@ from collections.abc import Collection, Hashable, Sequence
 
 from fxdevice.dag import DagNode, NodeKind
 from fxdevice.dims import Dims
+from fxdevice.indexed import resident_names
 from fxdevice.pieces import scattered_dim, undivided_bytes
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.collectives import Collectives, collectives
@@ -29,7 +31,7 @@ from fxdevice.placers.sharding_forms import (
     AT_HOME,
     COPIES,
     EVERYWHERE,
-    IS_RESIDENT,
+    IS_GIVEN,
     IS_SUM,
     WHOLE,
     Change,
@@ -66,6 +68,8 @@ class Sharding:
         slots: Sequence[int],
         home: int,
         copied: Collection[str] = (),
+        *,
+        is_tight: bool = False,
     ) -> None:
         """Takes the graph apart; linear in nodes and edges.
 
@@ -75,8 +79,10 @@ class Sharding:
             slots: Slot of every piece.
             home: Slot of what is not divided.
             copied: Names of the operations that are COPIES at first; the others are WHOLE.
+            is_tight: Memory is short: copies of state count.
         """
         self._dag = problem.dag
+        self._stays = frozenset[str]() if is_tight else resident_names(problem.dag)
         self._seconds_of = problem.costs.seconds_of
         self._shares = tuple(shares)
         self._slots = [problem.topology.slots[slot] for slot in slots]
@@ -90,8 +96,7 @@ class Sharding:
         node_kind = self._add_nodes(problem, copied)
         # How every value exists.
         self._form = [
-            IS_RESIDENT if value.maker is None else self.state[value.maker]
-            for value in self._values
+            IS_GIVEN if value.maker is None else self.state[value.maker] for value in self._values
         ]
         # How often every value is needed in which form.
         self._num_needed: list[dict[int, int]] = [
@@ -108,9 +113,7 @@ class Sharding:
         self._needs = [sum([bit(need) for need in needed]) for needed in self._num_needed]
         # Sizes and forms repeat from layer to layer.
         known: dict[Hashable, dict[tuple[int, int], float]] = {}
-        self._known_moving_s = [
-            known.setdefault((value.num_bytes, value.is_scattered), {}) for value in self._values
-        ]
+        self._known_moving_s = [known.setdefault(value.kind, {}) for value in self._values]
         self._moving_s = [0.0] * len(self._values)
         for index in range(len(self._values)):
             self._update(index)
@@ -150,7 +153,8 @@ class Sharding:
         num_bytes = 0 if node.is_recomputable else node.output_bytes
         is_result = maker is not None and not self._dag.users[node.name]
         is_scattered = scattered_dim(node, len(self._slots)) is not None
-        self._values.append(Value(num_bytes, maker, element, is_result, is_scattered))
+        stays = node.name in self._stays
+        self._values.append(Value(num_bytes, maker, element, is_result, is_scattered, stays))
         if maker is not None:
             self._makes[maker].append(len(self._values) - 1)
         return len(self._values) - 1
@@ -232,16 +236,15 @@ class Sharding:
     def surroundings(self, index: int) -> Hashable:
         """Returns all that `change` depends on, whatever the new state is."""
         state = self.state[index]
-        around: list[tuple[int, bool, int, int]] = []
+        around: list[tuple[Hashable, int, int]] = []
         for value in self._makes[index]:
-            about = self._values[value]
-            around.append((about.num_bytes, about.is_scattered, 0, self._needs[value]))
+            around.append((self._values[value].kind, 0, self._needs[value]))
         needs = self._op_state(index, state).needs
         for (value, _), need in zip(self._reads[index], needs, strict=True):
-            about, others = self._values[value], self._needs[value]
+            others = self._needs[value]
             if self._num_needed[value][need] == 1:
                 others -= bit(need)
-            around.append((about.num_bytes, about.is_scattered, self._form[value], others))
+            around.append((self._values[value].kind, self._form[value], others))
         return self.kind[index], state, tuple(around)
 
     def _update(self, value: int) -> float:
@@ -264,7 +267,9 @@ class Sharding:
         moves, part_bytes = self._collectives, num_bytes / len(self._slots)
         if form in needs and len(needs) == 1:
             return 0.0
-        if form in (WHOLE, IS_RESIDENT):
+        if form in (WHOLE, IS_GIVEN):
+            if self._values[value].stays:
+                return 0.0
             num_cuts = sum([need >= 0 for need in needs])
             moved = moves.sent if form == WHOLE else moves.sent_ahead
             if EVERYWHERE in needs:

@@ -48,7 +48,9 @@ class Division:
     barrier: str | None
 
 
-def best_division(problem: PlacementProblem, graph: UnitGraph) -> Division:
+def best_division(
+    problem: PlacementProblem, graph: UnitGraph, *, is_tight: bool = False
+) -> Division:
     """Returns the fastest division of a graph.
 
     The batch is divided only if too little can be divided without it, and slots stand aside only
@@ -57,19 +59,21 @@ def best_division(problem: PlacementProblem, graph: UnitGraph) -> Division:
     Args:
         problem: What is to be placed, on two slots or more.
         graph: Its units; operations in one that is pinned are left whole.
+        is_tight: Memory is short: copies of state are to take little.
 
     Returns:
         The fastest division that divides `MIN_DIVIDED` of the arithmetic; if there is none, the
         one that divides most.
     """
-    return _Divider(problem, graph).best()
+    return _Divider(problem, graph, is_tight).best()
 
 
 class _Divider:
     """Tries shares and finds the fastest division."""
 
-    def __init__(self, problem: PlacementProblem, graph: UnitGraph) -> None:
+    def __init__(self, problem: PlacementProblem, graph: UnitGraph, is_tight: bool) -> None:
         self._problem = problem
+        self._is_tight = is_tight
         self._axes: Axes = find_axes(problem.dag)
         self._batch_axes = _batch_axes(problem, self._axes)
         self._pinned = frozenset(
@@ -115,7 +119,9 @@ class _Divider:
     def _divided(
         self, shares: tuple[int, ...], slots: list[int], home: int, batch_axes: frozenset[int]
     ) -> Division:
-        sharding = Sharding(self._problem, shares, slots, home, self._repeatable)
+        sharding = Sharding(
+            self._problem, shares, slots, home, self._repeatable, is_tight=self._is_tight
+        )
         choose_states(sharding, self._choices(sharding, shares, batch_axes))
         layout_of, divided_flops, barrier = {}, 0, None
         for node, state in zip(sharding.nodes, sharding.state, strict=True):

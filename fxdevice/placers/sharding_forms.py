@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import NamedTuple
 
 from fxdevice.dag import DagNode
@@ -11,7 +12,7 @@ __all__ = [
     "AT_HOME",
     "COPIES",
     "EVERYWHERE",
-    "IS_RESIDENT",
+    "IS_GIVEN",
     "IS_SUM",
     "WHOLE",
     "Change",
@@ -32,7 +33,7 @@ COPIES: State = -2
 
 # How a value exists: pieces along a dimension (its number), or one of these.
 IS_SUM = -3
-IS_RESIDENT = -4
+IS_GIVEN = -4
 
 # What a reader needs: a piece along a dimension (its number), or one of these.
 AT_HOME = WHOLE
@@ -48,6 +49,8 @@ class Value(NamedTuple):
         element: For a result: which one of its maker's.
         is_result: The caller gets it.
         is_scattered: If pieces add up to it, every slot adds up one part.
+        stays: Copies of it stay where they are read, as long as it is whole: it is resident state,
+            or a view of that.
     """
 
     num_bytes: int
@@ -55,6 +58,12 @@ class Value(NamedTuple):
     element: int
     is_result: bool
     is_scattered: bool
+    stays: bool
+
+    @property
+    def kind(self) -> Hashable:
+        """What is equal for values that take the same time to move."""
+        return self.num_bytes, self.is_scattered, self.stays
 
 
 class OpState(NamedTuple):

