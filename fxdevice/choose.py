@@ -1,7 +1,8 @@
 """Tries strategies and compares what they would take (no torch).
 
 All are judged by one simulator and one memory model (`fxdevice.evaluate`). The fastest that fits
-wins; among equals the one that is listed first, which is the simpler one. Slots that can be used in
+wins; among equals the one that keeps least memory, since copies of state take no time, then the one
+that is listed first, which is the simpler one. Slots that can be used in
 two ways, at once and in turns (`Topology.in_turns`), are tried both ways: the faster one counts, in
 turns among equals, for then no slot waits for another one.
 """
@@ -203,14 +204,16 @@ def try_strategies(problem: PlacementProblem, strategies: Sequence[str] = ()) ->
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """Returns the usable trial with the shortest makespan, the first of equal ones.
+    """Returns the usable trial with the shortest makespan.
+
+    Of equal ones it is the one that keeps least memory, of those the first.
 
     Raises:
         PlacementError: None is usable; says why for each.
     """
     usable = [trial for trial in trials if trial.is_usable and trial.evaluation is not None]
     if usable:
-        return min(usable, key=lambda trial: _makespan_s(trial))
+        return min(usable, key=_rank)
     raise no_strategy([(trial.strategy, trial.refusal) for trial in trials])
 
 
@@ -244,6 +247,13 @@ def _is_alone(trial: Trial) -> bool:
 
 def _seconds(trial: Trial) -> float | None:
     return None if trial.evaluation is None else trial.evaluation.makespan_s
+
+
+def _rank(trial: Trial) -> tuple[float, int]:
+    assert trial.evaluation is not None
+    kept_bytes = sum(slot.lasting_bytes for slot in trial.evaluation.memory)
+    # The same work added up in another order may differ in its last digits.
+    return float(f"{_makespan_s(trial):.9g}"), kept_bytes
 
 
 def _makespan_s(trial: Trial) -> float:

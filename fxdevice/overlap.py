@@ -6,12 +6,12 @@ its own part and puts the results together could do so in one piece, during whic
 anything to do. So what other slots wait for is made first, in a piece of its own, and what waits
 for other slots comes last.
 
-Each node has a *depth*, the most changes of the slot on any way to it, and a *height*, the most on
-any way from it. Nodes of one lane with equal depth and height are one piece: an edge to another
-slot goes up in depth and down in height, so pieces of slots do not wait for each other in a circle.
-What takes no time goes to where it is read. Pieces are put in order by list scheduling, longest way
-to the end first, then joined wherever the program, simulated, does not become slower for it: each
-piece costs time of its own.
+Each node has a *depth*, the most changes of the slot on any way to it, and a *height*, the most
+times that the depth goes up on any way from it. Nodes of one lane with equal depth and height are
+one piece: an edge to another slot goes up in depth and down in height, so pieces of slots do not
+wait for each other in a circle. What takes no time goes to where it is read. Pieces are put in
+order by list scheduling, longest way to the end first, then joined wherever the program, simulated,
+does not become slower for it: each piece costs time of its own.
 
 Source of the priorities: Topcuoglu, Hariri, Wu, "Performance-effective and low-complexity task
 scheduling for heterogeneous computing", IEEE TPDS 13(3), 2002 (the upward rank).
@@ -43,11 +43,13 @@ class Overlap(Generic[_Node]):
         seconds_of: Seconds of a node on its slot.
         step_s: Seconds that a piece takes besides its nodes.
         hand_over_s: Seconds until a slot that waits for another one goes on.
+        leader_of: The node whose piece a node must be in; None where it is free.
     """
 
     seconds_of: Callable[[_Node], float]
     step_s: float
     hand_over_s: float
+    leader_of: Callable[[_Node], _Node | None] = lambda node: None
 
 
 def overlapping_pieces(
@@ -104,12 +106,16 @@ def _labels(
     height: dict[_Node, int] = {}
     found: dict[_Node, tuple[int, int]] = {}
     for node in reversed(list(needs)):
-        slot, later = lanes[node][0], readers[node]
-        height[node] = max((height[n] + (lanes[n][0] != slot) for n in later), default=0)
+        later = readers[node]
+        height[node] = max((height[n] + (depth[n] > depth[node]) for n in later), default=0)
         found[node] = (depth[node], -height[node])
         stays = not later or any(lanes[n] != lanes[node] for n in later)
         if not stays and overlap.seconds_of(node) <= 0.0:
             found[node] = min(found[n] for n in later)
+    for node in needs:
+        leader = overlap.leader_of(node)
+        if leader in found:
+            found[node] = found[leader]
     return found
 
 

@@ -68,6 +68,19 @@ def test_rounds_stay_apart_or_there_are_none(case: Case) -> None:
     assert not pieces or sorted(itertools.chain(*pieces)) == sorted(case.needs)
 
 
+@given(cases(), st.data())
+def test_nodes_stay_with_their_leader(case: Case, data: st.DataObject) -> None:
+    # An element of a tuple reads nothing but the tuple, on its slot.
+    tied = {n: needs[0] for n, needs in case.needs.items() if len(needs) == 1}
+    tied = {n: m for n, m in tied.items() if m not in tied and case.lanes[n] == case.lanes[m]}
+    chosen = {n: m for n, m in tied.items() if data.draw(st.booleans())}
+    overlap = Overlap(case.seconds.__getitem__, STEP_S, HAND_OVER_S, chosen.get)
+    pieces = overlapping_pieces(case.needs, case.lanes.__getitem__, overlap)
+    assert sorted(itertools.chain(*pieces)) == sorted(case.needs)
+    for piece in pieces:
+        assert all(chosen[node] in piece for node in piece if node in chosen)
+
+
 @given(cases())
 def test_makespan_is_that_of_an_independent_simulation(case: Case) -> None:
     pieces = case.pieces()

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from fxdevice.costs import CostTable
+from fxdevice.op_kinds import leader
 from fxdevice.overlap import Overlap
 from fxdevice.placed_graph import PlacedGraph
 from fxdevice.runtime.executors import work_at_once
@@ -38,7 +39,7 @@ def overlap_of(
         slot, found = placed.slot_of(node), costs.seconds_of.get(node.name)
         return found[slot.index] if found is not None and slot.computes else 0.0
 
-    return Overlap(node_seconds, _PARTITION_S, topology.hand_over_s)
+    return Overlap(node_seconds, _PARTITION_S, topology.hand_over_s, leader)
 
 
 def inner_for(inner: InnerCompiler, slots: Iterable[int], topology: Topology) -> InnerCompiler:

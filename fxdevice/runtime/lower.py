@@ -72,10 +72,10 @@ def lower(
             continue
         slot = placed.slots[item.slot]
         inside = partition_module(placed, item, exported[item.index], strides.fake_of)
-        if slot.computes and not _has_only_views(inside.module):
+        if slot.computes and not _has_nothing_to_compile(inside.module):
             call = compile_partition(inside.module, inside.fakes, slot.device)
         else:
-            call = run_eagerly(inside.module, inside.fakes)  # there is nothing to compile
+            call = run_eagerly(inside.module, inside.fakes)
         strides.record(exported[item.index], call)
         steps.append(
             RunPartition(
@@ -185,10 +185,27 @@ def _with_frees(steps: Sequence[Step], kept: set[ValueId]) -> tuple[Step, ...]:
     return tuple(reversed(freed))
 
 
-def _has_only_views(module: fx.GraphModule) -> bool:
-    """Returns whether a partition only looks at its inputs in another way."""
-    nodes = [node for node in module.graph.nodes if node.op not in ("placeholder", "output")]
-    return all(has_tensor_value(node) and view_base(node) is not None for node in nodes)
+_PUT_TOGETHER = frozenset({torch.ops.aten.add.Tensor, torch.ops.aten.cat.default})
+
+
+def _has_nothing_to_compile(module: fx.GraphModule) -> bool:
+    """Returns whether a partition only looks at its inputs in another way, or joins pieces.
+
+    There is nothing to fuse in sums and concatenations that do not read each other, and PyTorch's
+    own are as fast; to compile a hundred sums of gradients would take seconds.
+    """
+    made: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        if node.op in ("placeholder", "output"):
+            continue
+        if not has_tensor_value(node):
+            return False
+        base = view_base(node)
+        if base is None and (node.target not in _PUT_TOGETHER or made & {*node.all_input_nodes}):
+            return False
+        if base is None or base in made:
+            made.add(node)
+    return True
 
 
 def _draws(module: fx.GraphModule) -> bool:
