@@ -395,6 +395,9 @@ def in_threads(*targets: Callable[[], None]) -> None:
         raise errors[0]
 
 
+@pytest.mark.skipif(
+    torch.__version__ < "2.13", reason="torch.compile itself fails when two threads trace there"
+)
 def test_two_models_in_two_threads() -> None:
     plain = [TwoLayers() for _ in range(2)]
     models = [copy.deepcopy(each) for each in plain]
