@@ -165,12 +165,7 @@ def refresh(model: object) -> None:
     Raises:
         CompileOptionError: `model` was not compiled by fxdevice.
     """
-    compiled = compiled_model_of(model)
-    if compiled is None:
-        raise CompileOptionError(
-            "this model was not compiled by fxdevice; expected what fxdevice.compile returned"
-        )
-    compiled.compiler.copies.clear()
+    _compiled(model).compiler.copies.clear()
 
 
 def report(model: object) -> Report:
@@ -182,9 +177,13 @@ def report(model: object) -> Report:
     Raises:
         CompileOptionError: `model` was not compiled by fxdevice.
     """
+    return make_report(_compiled(model))
+
+
+def _compiled(model: object) -> CompiledModel | CompiledFunction:
     compiled = compiled_model_of(model)
     if compiled is None:
         raise CompileOptionError(
             "this model was not compiled by fxdevice; expected what fxdevice.compile returned"
         )
-    return make_report(compiled)
+    return compiled

@@ -7,14 +7,14 @@ line runs anywhere; a notice says so once per process.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import torch
 
 from fxdevice.errors import DeviceError
 
-__all__ = ["DeviceLike", "accelerator_type", "resolve_device", "resolve_devices"]
+__all__ = ["DeviceLike", "accelerator_type", "resolve_device", "resolve_devices", "synchronize"]
 
 DeviceLike: TypeAlias = int | str | torch.device
 
@@ -129,3 +129,10 @@ def _available() -> str:
         return "the CPU only"
     count = torch.accelerator.device_count()
     return f"{kind}:0 to {kind}:{count - 1} and the CPU" if count > 1 else f"{kind}:0 and the CPU"
+
+
+def synchronize(devices: Iterable[torch.device]) -> None:
+    """Waits until `devices` have finished what was asked of them."""
+    for device in dict.fromkeys(devices):
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)

@@ -89,7 +89,7 @@ def pieces_makespan_s(
 ) -> float:
     """Returns the seconds until the last piece has ended; those of one slot run in their order."""
     found = _Pieces(pieces, needs, {node: lane_of(node) for node in needs}, overlap)
-    return found.makespan_s(list(range(len(pieces))), {})
+    return found.makespan_s(range(len(pieces)))
 
 
 def _labels(
@@ -193,8 +193,7 @@ class _Pieces(Generic[_Node]):
 
     def join(self) -> None:
         """Joins neighbours of one lane wherever that makes the program no slower."""
-        into: dict[int, int] = {}
-        best_s = self.makespan_s(self._order, into)
+        best_s = self.makespan_s(self._order)
         num_left = _MAX_VISITS // max(1, len(self._order))
         for lane in sorted(set(self._lane)):
             current: int | None = None
@@ -205,23 +204,21 @@ class _Pieces(Generic[_Node]):
                 joined = self._joined(current, index) if num_left > 0 else None
                 if joined is not None:
                     num_left -= 1
-                    found_s = self.makespan_s(joined, {**into, index: current})
+                    found_s = self.makespan_s(joined, (current, index))
                     if found_s <= best_s:
                         best_s, self._order = found_s, joined
-                        into[index] = current
                         self._merge(current, index)
                         continue
                 current = index
-        self._order = [index for index in self._order if index not in into]
 
     def _is_between(self, first: int, second: int) -> bool:
         """Returns whether a piece of another round of the slot runs between two of one lane."""
         start, end = self._order.index(first), self._order.index(second)
         slot = self._slot(first)
-        return any(self._slot(i) == slot for i in self._order[start + 1 : end] if self._nodes[i])
+        return any(self._slot(i) == slot for i in self._order[start + 1 : end])
 
     def _joined(self, first: int, second: int) -> list[int] | None:
-        """Returns the order with the second piece in the place of the first, or the other way.
+        """Returns the order when the second piece is part of the first.
 
         None where a third piece is on a way from one to the other.
         """
@@ -229,7 +226,7 @@ class _Pieces(Generic[_Node]):
         between = self._order[start + 1 : end]
         behind = {first}
         for index in between:
-            if self._nodes[index] and not self._needs[index].isdisjoint(behind):
+            if not self._needs[index].isdisjoint(behind):
                 behind.add(index)
         behind.discard(first)
         if not self._needs[second].isdisjoint(behind):
@@ -244,31 +241,27 @@ class _Pieces(Generic[_Node]):
         self._nodes[first] += self._nodes[second]
         self._seconds[first] += self._seconds[second]
         self._needs[first] = (self._needs[first] | self._needs[second]) - {first, second}
-        self._nodes[second] = []
         for needs in self._needs:
             if second in needs:
                 needs.discard(second)
                 needs.add(first)
 
-    def makespan_s(self, order: Sequence[int], into: Mapping[int, int]) -> float:
-        """Returns the seconds of the program when some pieces are joined to others.
+    def makespan_s(self, order: Sequence[int], joined: tuple[int, int] | None = None) -> float:
+        """Returns the seconds of the program.
 
         Args:
             order: The pieces that run, in order.
-            into: For a piece that has become part of another one, that one.
+            joined: Two pieces that would be one, in the place of the first.
         """
-        parts: dict[int, list[int]] = {index: [index] for index in order}
-        for part, whole in into.items():
-            if self._nodes[part]:  # joined on trial only
-                parts[whole].append(part)
+        whole, part_of_it = joined or (-1, -1)
         finish_s: dict[int, float] = {}
         free_s: dict[int, float] = defaultdict(float)
         for index in order:
             slot, seconds, start_s = self._slot(index), self._overlap.step_s, 0.0
-            for part in parts[index]:
+            for part in joined if joined and index == whole else (index,):
                 seconds += self._seconds[part]
                 for need in self._needs[part]:
-                    maker = into.get(need, need)
+                    maker = whole if need == part_of_it else need
                     if maker != index:
                         arrives_s = finish_s[maker] + self._hand_over_s(maker, index)
                         start_s = max(start_s, arrives_s)

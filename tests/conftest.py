@@ -1,5 +1,6 @@
 """What every test run needs: no network, one thread per worker, repeatable examples."""
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -62,3 +63,11 @@ def no_kept_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
     if machine is not None:
         monkeypatch.setattr(machine, "read_calibration", lambda devices: None)
         monkeypatch.setattr(machine, "known_faults", dict)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()

@@ -7,7 +7,7 @@ import gc
 import io
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -30,14 +30,6 @@ ACTIVATIONS_BYTES = 8 * BATCH * WIDTH * 8
 @pytest.fixture(scope="module", autouse=True)
 def simulated_devices() -> None:
     sim.enable(8)
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 class Net(nn.Module):

@@ -18,7 +18,8 @@ import torch
 
 from fxdevice.calibrate.effort import Effort
 from fxdevice.calibrate.fit import fit_transfer
-from fxdevice.calibrate.meter import Meter, Transfer, synchronize
+from fxdevice.calibrate.meter import Meter, Transfer
+from fxdevice.devices import synchronize
 from fxdevice.errors import DeviceError
 from fxdevice.topology import Link
 

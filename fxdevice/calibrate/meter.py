@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 import torch
 
+from fxdevice.devices import synchronize
 from fxdevice.transfer_op import transfer_tensor
 
 __all__ = ["Meter", "Transfer", "through_host"]
@@ -52,10 +53,3 @@ class Meter:
             synchronize(devices)
             seconds.append(self.clock() - start)
         return seconds
-
-
-def synchronize(devices: Sequence[torch.device]) -> None:
-    """Waits until `devices` have finished what was asked of them."""
-    for device in devices:
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)

@@ -12,12 +12,19 @@ forward had others, backward comes after them, and they after it (`CallerStreams
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 
-from fxdevice.runtime.executor import SerialExecutor, add_step_note
+from fxdevice.devices import synchronize
+from fxdevice.runtime.executor import (
+    SerialExecutor,
+    add_step_note,
+    first_values,
+    outputs_of,
+    run_partition,
+)
 from fxdevice.runtime.issue_transfer import is_read_later, issue_transfer
 from fxdevice.runtime.kept_copies import KeptCopies
 from fxdevice.runtime.program import Program, RunPartition, Transfer
@@ -88,7 +95,7 @@ class StreamExecutor:
         self._outputs = [value for value in dict.fromkeys(program.outputs) if value is not None]
         self._ways: dict[Hashable, Way | None] = {}
         # Constants are used in other streams from now on.
-        _synchronize(constant.device for _, constant in program.constants)
+        synchronize(constant.device for _, constant in program.constants)
 
     def __call__(self, args: list[Any]) -> list[Any]:
         """Issues the program.
@@ -108,21 +115,13 @@ class StreamExecutor:
         program = self.program
         if program.drops_trainable:
             self._copies.drop_trainable()
-        values: list[Any] = [None] * program.num_values
-        for position, value in enumerate(program.inputs):
-            values[value] = args[position]
-        args.clear()
-        for value, constant in program.constants:
-            values[value] = constant
+        values = first_values(program, args)
         call = self._call(way)
         # A step is compiled code: the alignment of eager code has no business in it.
         gradients = torch.no_grad() if torch.is_grad_enabled() else _NOTHING
         with torch._C.DisableTorchFunction(), gradients, call:
             self._issue(way, call, values)
-        outputs = [None if value is None else values[value] for value in program.outputs]
-        for position, literal in program.literals:
-            outputs[position] = literal
-        return outputs
+        return outputs_of(program, values)
 
     def _issue(self, way: Way, call: Call, values: list[Any]) -> None:
         reads_host = False
@@ -138,7 +137,7 @@ class StreamExecutor:
                         step, values[step.source], launch, call
                     )
                 else:
-                    _run(step, values)
+                    run_partition(step, values)
                 call.record(launch)
             except BaseException as error:
                 add_step_note(error, step)
@@ -182,9 +181,9 @@ class StreamExecutor:
         devices = {step.device for step in self.program.steps if step.device.type != "cpu"}
         if self._forward is not None and not self._is_backward:
             self._forward.note([torch.accelerator.current_stream(device) for device in devices])
-        _synchronize(devices)  # what forward saved was made in other streams
+        synchronize(devices)  # what forward saved was made in other streams
         outputs = self._serial(args)
-        _synchronize(devices)  # what is kept for later calls is used in other streams there
+        synchronize(devices)  # what is kept for later calls is used in other streams there
         return outputs
 
     def _way(self, args: Sequence[Any]) -> Way | None:
@@ -194,15 +193,6 @@ class StreamExecutor:
             devices = [_device_of(value) for value in args]
             self._ways[key] = way_of(self.program, self._num_slots, devices)
         return self._ways[key]
-
-
-def _run(step: RunPartition, values: list[Any]) -> None:
-    inputs = [values[value] for value in step.inputs]
-    for value in step.frees:
-        values[value] = None
-    outputs = step.call(inputs)
-    for value, output in zip(step.outputs, outputs, strict=True):
-        values[value] = output
 
 
 def _crossing_inputs(program: Program) -> tuple[int, ...]:
@@ -218,9 +208,3 @@ def _crossing_inputs(program: Program) -> tuple[int, ...]:
 
 def _device_of(value: object) -> torch.device | None:
     return value.device if isinstance(value, torch.Tensor) else None
-
-
-def _synchronize(devices: Iterable[torch.device]) -> None:
-    for device in set(devices):
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)

@@ -64,17 +64,22 @@ def step(
     return RunPartition(name, slot, CPU, call, tuple(reads), tuple(makes), is_random=is_random)
 
 
-def program_of(
-    steps: Sequence[Step], num_inputs: int, outputs: Sequence[ValueId | None], num_values: int
-) -> Program:
-    """Returns the program of some steps, with waits and with values dropped as early as can be."""
+def with_frees(steps: Sequence[Step], outputs: Sequence[ValueId | None]) -> tuple[Step, ...]:
+    """Returns the steps with waits, and with values dropped as early as can be."""
     needed = {value for value in outputs if value is not None}
     freed: list[Step] = []
     for found in reversed(steps):
         used = dict.fromkeys((*found.reads, *found.makes))
         freed.append(dataclasses.replace(found, frees=tuple(v for v in used if v not in needed)))
         needed.update(found.reads)
-    with_order = with_waits(tuple(reversed(freed)))
+    return with_waits(tuple(reversed(freed)))
+
+
+def program_of(
+    steps: Sequence[Step], num_inputs: int, outputs: Sequence[ValueId | None], num_values: int
+) -> Program:
+    """Returns the program of some steps, with waits and with values dropped as early as can be."""
+    with_order = with_frees(steps, outputs)
     return Program(num_values, tuple(range(num_inputs)), (), with_order, tuple(outputs))
 
 

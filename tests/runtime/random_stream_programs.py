@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxdevice import sim
-from fxdevice.runtime.program import Program, RunPartition, Step, Transfer, ValueId
-from fxdevice.runtime.waits import with_waits
+from fxdevice.runtime.program import Program, RunPartition, Step, Transfer
+from tests.runtime.random_programs import with_frees
 
 sim.enable(8)  # before a device of that name can be written
 
@@ -73,17 +73,6 @@ def stream_programs(draw: st.DrawFn, max_steps: int = 14) -> tuple[Program, list
         len(device_of), tuple(range(len(devices))), (), with_frees(steps, outputs), tuple(outputs)
     )
     return program, devices
-
-
-def with_frees(steps: Sequence[Step], outputs: Sequence[ValueId | None]) -> tuple[Step, ...]:
-    """Returns the steps with waits, and with values dropped as early as can be."""
-    needed = {value for value in outputs if value is not None}
-    freed: list[Step] = []
-    for found in reversed(steps):
-        used = dict.fromkeys((*found.reads, *found.makes))
-        freed.append(dataclasses.replace(found, frees=tuple(v for v in used if v not in needed)))
-        needed.update(found.reads)
-    return with_waits(tuple(reversed(freed)))
 
 
 def inputs_on(devices: Sequence[torch.device]) -> list[Any]:

@@ -6,7 +6,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,14 +24,6 @@ CALLERS = StateView(None, "fxsim:1")
 @pytest.fixture(scope="module", autouse=True)
 def simulated_devices() -> None:
     sim.enable(8)
-
-
-@pytest.fixture
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def copy_of(copies: KeptCopies, state: Tensor, view: StateView = VIEW) -> Tensor:

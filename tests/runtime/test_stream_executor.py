@@ -21,7 +21,8 @@ from fxdevice.runtime.program import Program, RunPartition, Step, Transfer
 from fxdevice.runtime.stream_call import CallerStreams, Way
 from fxdevice.runtime.stream_executor import StreamExecutor, runs_in_streams
 from fxdevice.topology import Slot, Topology
-from tests.runtime.random_stream_programs import SLOTS, inputs_on, stream_programs, with_frees
+from tests.runtime.random_programs import with_frees
+from tests.runtime.random_stream_programs import SLOTS, inputs_on, stream_programs
 from tests.runtime.test_streams import two_stages, with_one_loan_less, with_one_wait_less
 
 CPU, FIRST, SECOND = torch.device("cpu"), SLOTS[0], SLOTS[1]

@@ -15,7 +15,8 @@ from fxdevice.runtime.check_program import check_program
 from fxdevice.runtime.check_streams import check_streams
 from fxdevice.runtime.program import Program, RunPartition, Step, Transfer
 from fxdevice.runtime.streams import HOST, Launch, StreamSchedule, stream_schedule
-from tests.runtime.random_stream_programs import SLOTS, arithmetic, stream_programs, with_frees
+from tests.runtime.random_programs import with_frees
+from tests.runtime.random_stream_programs import SLOTS, arithmetic, stream_programs
 
 CPU, FIRST, SECOND = torch.device("cpu"), SLOTS[0], SLOTS[1]
 
