@@ -164,9 +164,13 @@ def queues_of(slots: Sequence[int], num_slots: int) -> list[Queue] | None:
         num_slots: How many slots share the cores.
 
     Returns:
-        None when the process is ending.
+        None when the process is ending. It never returns to a daemon thread then, whose own
+        operations would come back to a finalized interpreter.
     """
-    return _workers.queues(slots, num_slots)
+    queues = _workers.queues(slots, num_slots)
+    if queues is None and threading.current_thread().daemon:
+        threading.Event().wait()
+    return queues
 
 
 def run_at_once(queues: Sequence[Queue], jobs: Sequence[Job]) -> None:

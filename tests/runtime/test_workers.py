@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fxdevice.cores import available_cores, cores_of_slot
+from fxdevice.runtime import workers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,3 +55,20 @@ def test_a_child_process_has_workers_of_its_own(found: dict[str, Any]) -> None:
 def test_the_process_ends_while_a_call_runs() -> None:
     done = run_script("exit")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_daemon_thread_runs_nothing_itself_when_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ending = workers._Workers()
+    ending.close()
+    monkeypatch.setattr(workers, "_workers", ending)
+    found: list[object] = []
+    for is_daemon in (False, True):
+        thread = threading.Thread(
+            target=lambda: found.append(workers.queues_of([0], 1)), daemon=is_daemon
+        )
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive() is is_daemon
+    assert found == [None]
