@@ -169,6 +169,7 @@ PRIVATE_TORCH = {
     ("runtime.inductor", "torch._inductor"): "compiles a partition, says which devices it can",
     ("runtime.inductor", "torch.utils._triton"): "says whether inductor can use triton",
     ("runtime.inner", "torch._dynamo"): "looks up backends by name",
+    ("runtime.kernel_gil", "torch._inductor"): "the binding of C++ kernels to Python",
     ("runtime.strides", "torch._guards"): "tells AOTAutograd the strides of what forward saves",
     ("runtime.stream_executor", "torch._C.DisableTorchFunction"): "compiled code is not aligned",
     ("runtime.stream_executor", "torch._C._len_torch_dispatch_stack"): "whether a mode looks on",

@@ -6,10 +6,10 @@ top of a file: `fxdevice.runtime.inner` does in a function, when a model is comp
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch._inductor.virtualized import V
 
 from fxdevice.op_kinds import is_random
 from fxdevice.placed_graph import copied_graph
+from fxdevice.runtime.kernel_gil import kernels_release_gil
 from fxdevice.runtime.program import CompiledPartition
 from fxdevice.tracing import fake_mode_of, unified_tracing
 
@@ -106,21 +107,18 @@ def _name_lines(graph: fx.Graph) -> None:
                 node.meta[key] = found
 
 
-def settings(threads: int | None, releases_gil: bool) -> AbstractContextManager[Any]:
-    """Returns a context in which partitions are compiled to run at once with others.
+@contextlib.contextmanager
+def settings(threads: int | None, releases_gil: bool) -> Iterator[None]:
+    """Compiles partitions, inside, to run at once with others.
 
     Args:
         threads: Number of threads of a kernel on the CPU; None leaves it to the configuration.
-        releases_gil: Whether C++ calls the kernels, without the GIL. Python does otherwise, and
-            holds it while a kernel runs.
+        releases_gil: Whether kernels run without the GIL.
     """
-    changes: dict[str, Any] = {}
-    if threads is not None:
-        changes["cpp.threads"] = threads
-    if releases_gil:
-        changes["cpp_wrapper"] = True
-    context: AbstractContextManager[Any] = config.patch(changes)
-    return context
+    changes = {} if threads is None else {"cpp.threads": threads}
+    kernels = kernels_release_gil() if releases_gil else contextlib.nullcontext()
+    with config.patch(changes), kernels:
+        yield
 
 
 def compile_partition(module: fx.GraphModule, fakes: Sequence[Any]) -> CompiledPartition:

@@ -75,8 +75,7 @@ class InnerCompiler:
         Args:
             threads: Number of threads that a generated kernel uses; None for as many as PyTorch
                 uses in the thread that compiles.
-            releases_gil: Whether a partition releases the GIL from its first to its last kernel. It
-                takes longer to compile.
+            releases_gil: Whether generated kernels run without the GIL.
         """
         changed = copy.copy(self)
         changed._threads, changed._releases_gil = threads, releases_gil
