@@ -6,33 +6,24 @@ its own part and puts the results together could do so in one piece, during whic
 anything to do. So what other slots wait for is made first, in a piece of its own, and what waits
 for other slots comes last.
 
-Each node has a *depth*, the most changes of the slot on any way to it, and a *height*, the most
-times that the depth goes up on any way from it. Nodes of one lane with equal depth and height are
-one piece: an edge to another slot goes up in depth and down in height, so pieces of slots do not
-wait for each other in a circle. What takes no time goes to where it is read. Pieces are put in
-order by list scheduling, longest way to the end first, then joined wherever the program, simulated,
-does not become slower for it: each piece costs time of its own.
-
-Source of the priorities: Topcuoglu, Hariri, Wu, "Performance-effective and low-complexity task
-scheduling for heterogeneous computing", IEEE TPDS 13(3), 2002 (the upward rank).
+Nodes of one lane with equal labels are one piece (`fxdevice.overlap_labels`); pieces are put in
+order and joined again where that costs nothing (`fxdevice.overlap_joins`). Twins, such as the same
+node of two replicas, are cut alike where that is as fast, for equal pieces are compiled once.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeVar
+
+from fxdevice.overlap_joins import AS_FAST, Lane, Piece, Pieces
+from fxdevice.overlap_labels import Label, labels
 
 __all__ = ["Overlap", "overlapping_pieces", "pieces_makespan_s"]
 
 _Node = TypeVar("_Node", bound=Hashable)
-_Lane: TypeAlias = tuple[int, ...]
-"""Slot, and what else tells pieces apart that must not be joined."""
-
-_MAX_VISITS = 1 << 20
-"""Pieces that are looked at, over all simulations of joins, until no more joins are tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +35,19 @@ class Overlap(Generic[_Node]):
         step_s: Seconds that a piece takes besides its nodes.
         hand_over_s: Seconds until a slot that waits for another one goes on.
         leader_of: The node whose piece a node must be in; None where it is free.
+        twin_of: What a node has in common with its twins; None where it has none.
     """
 
     seconds_of: Callable[[_Node], float]
     step_s: float
     hand_over_s: float
     leader_of: Callable[[_Node], _Node | None] = lambda node: None
+    twin_of: Callable[[_Node], Hashable | None] = lambda node: None
 
 
 def overlapping_pieces(
     needs: Mapping[_Node, Sequence[_Node]],
-    lane_of: Callable[[_Node], _Lane],
+    lane_of: Callable[[_Node], Lane],
     overlap: Overlap[_Node],
 ) -> list[list[_Node]]:
     """Returns pieces of one lane each, in an executable order.
@@ -70,206 +63,86 @@ def overlapping_pieces(
     Complexity: O(n log n) in nodes and edges for the pieces, and O(pieces) for each join.
     """
     lanes = {node: lane_of(node) for node in needs}
-    label_of = _labels(needs, lanes, overlap)
-    groups: dict[tuple[_Lane, tuple[int, int]], list[_Node]] = {}
-    for node in needs:
-        groups.setdefault((lanes[node], label_of[node]), []).append(node)
-    pieces = _Pieces(list(groups.values()), needs, lanes, overlap)
-    if not pieces.schedule():
-        return []
-    pieces.join()
-    return pieces.in_order()
+    alike = _Cut(needs, lanes, overlap, overlap.twin_of)
+    free = _Cut(needs, lanes, overlap, lambda node: None)
+    if not alike.can_run or (free.can_run and alike.makespan_s > free.makespan_s * AS_FAST):
+        return free.nodes
+    return alike.nodes
 
 
 def pieces_makespan_s(
     pieces: Sequence[Sequence[_Node]],
     needs: Mapping[_Node, Sequence[_Node]],
-    lane_of: Callable[[_Node], _Lane],
+    lane_of: Callable[[_Node], Lane],
     overlap: Overlap[_Node],
 ) -> float:
     """Returns the seconds until the last piece has ended; those of one slot run in their order."""
-    found = _Pieces(pieces, needs, {node: lane_of(node) for node in needs}, overlap)
-    return found.makespan_s(range(len(pieces)))
+    found = _pieces(pieces, needs, {node: lane_of(node) for node in needs}, overlap, {})
+    return found.makespan_s()
 
 
-def _labels(
-    needs: Mapping[_Node, Sequence[_Node]], lanes: Mapping[_Node, _Lane], overlap: Overlap[_Node]
-) -> dict[_Node, tuple[int, int]]:
-    """Returns depth and negative height of every node: they never fall along an edge."""
-    depth: dict[_Node, int] = {}
-    readers: dict[_Node, list[_Node]] = {node: [] for node in needs}
-    for node, before in needs.items():
-        slot = lanes[node][0]
-        depth[node] = max((depth[n] + (lanes[n][0] != slot) for n in before), default=0)
-        for source in before:
-            readers[source].append(node)
-    height: dict[_Node, int] = {}
-    found: dict[_Node, tuple[int, int]] = {}
-    for node in reversed(list(needs)):
-        later = readers[node]
-        height[node] = max((height[n] + (depth[n] > depth[node]) for n in later), default=0)
-        found[node] = (depth[node], -height[node])
-        stays = not later or any(lanes[n] != lanes[node] for n in later)
-        if not stays and overlap.seconds_of(node) <= 0.0:
-            found[node] = min(found[n] for n in later)
-    for node in needs:
-        leader = overlap.leader_of(node)
-        if leader in found:
-            found[node] = found[leader]
-    return found
+class _Cut(Generic[_Node]):
+    """Pieces that follow from what counts as twins.
 
-
-class _Pieces(Generic[_Node]):
-    """Pieces, what each needs, and their order."""
+    Attributes:
+        can_run: Whether the pieces do not need each other in a circle.
+        nodes: The nodes of each piece, in an executable order; none if they cannot run.
+        makespan_s: Seconds of the program; 0 if they cannot run.
+    """
 
     def __init__(
         self,
-        pieces: Sequence[Sequence[_Node]],
         needs: Mapping[_Node, Sequence[_Node]],
-        lanes: Mapping[_Node, _Lane],
+        lanes: Mapping[_Node, Lane],
         overlap: Overlap[_Node],
+        twin_of: Callable[[_Node], Hashable | None],
     ) -> None:
-        self._nodes = [list(piece) for piece in pieces]
-        self._overlap = overlap
-        self._lane = [lanes[piece[0]] for piece in self._nodes]
-        self._seconds = [sum(map(overlap.seconds_of, piece)) for piece in self._nodes]
-        piece_of = {node: index for index, piece in enumerate(self._nodes) for node in piece}
-        self._needs: list[set[int]] = [
-            {piece_of[n] for node in piece for n in needs[node]} - {index}
-            for index, piece in enumerate(self._nodes)
-        ]
-        self._position = {node: index for index, node in enumerate(needs)}
-        self._order = list(range(len(self._nodes)))
+        self.nodes: list[list[_Node]] = []
+        self.makespan_s = 0.0
+        label_of = labels(needs, lanes, overlap.seconds_of, twin_of)
+        for node in needs:
+            leader = overlap.leader_of(node)
+            if leader in label_of:
+                label_of[node] = label_of[leader]
+        groups: dict[tuple[Lane, Label], list[_Node]] = {}
+        for node in needs:
+            groups.setdefault((lanes[node], label_of[node]), []).append(node)
+        cut = list(groups.values())
+        twins = {node: twin for node in needs if (twin := twin_of(node)) is not None}
+        found = _pieces(cut, needs, lanes, overlap, twins)
+        self.can_run = found.schedule()
+        if self.can_run:
+            joined = found.joined()
+            position = {node: index for index, node in enumerate(needs)}
+            for parts in joined.parts():
+                piece = [node for part in parts for node in cut[part]]
+                self.nodes.append(sorted(piece, key=position.__getitem__))
+            self.makespan_s = joined.makespan_s()
 
-    def in_order(self) -> list[list[_Node]]:
-        """Returns the nodes of every piece."""
-        return [sorted(self._nodes[i], key=self._position.__getitem__) for i in self._order]
 
-    def schedule(self) -> bool:
-        """Puts the pieces in the order in which list scheduling starts them, if there is one."""
-        readers: list[list[int]] = [[] for _ in self._nodes]
-        missing = [len(needs) for needs in self._needs]
-        for index, needs in enumerate(self._needs):
-            for need in needs:
-                readers[need].append(index)
-        rank_s = self._ranks(readers, missing)
-        ready: dict[int, list[tuple[float, int]]] = defaultdict(list)
-        free_s: dict[int, float] = defaultdict(float)
-        ready_s = [0.0] * len(self._nodes)
-        for index, count in enumerate(missing):
-            if not count:
-                heapq.heappush(ready[self._slot(index)], (-rank_s[index], index))
-        order: list[int] = []
-        while waiting := [slot for slot, heap in ready.items() if heap]:
-            # The slot that can start first takes its most urgent piece.
-            slot = min(waiting, key=lambda s: (max(free_s[s], ready_s[ready[s][0][1]]), s))
-            _, index = heapq.heappop(ready[slot])
-            start_s = max(free_s[slot], ready_s[index])
-            free_s[slot] = finish_s = start_s + self._seconds[index] + self._overlap.step_s
-            order.append(index)
-            for reader in readers[index]:
-                arrives_s = finish_s + self._hand_over_s(index, reader)
-                ready_s[reader] = max(ready_s[reader], arrives_s)
-                missing[reader] -= 1
-                if not missing[reader]:
-                    heapq.heappush(ready[self._slot(reader)], (-rank_s[reader], reader))
-        self._order = order
-        return len(order) == len(self._nodes)
-
-    def _ranks(self, readers: Sequence[Sequence[int]], missing: Sequence[int]) -> list[float]:
-        """Returns the seconds of the longest way from the start of each piece to the end."""
-        missing = list(missing)
-        pending = [index for index, count in enumerate(missing) if not count]
-        for index in pending:
-            for reader in readers[index]:
-                missing[reader] -= 1
-                if not missing[reader]:
-                    pending.append(reader)
-        rank_s = [0.0] * len(self._nodes)
-        for index in reversed(pending):
-            after = (rank_s[r] + self._hand_over_s(index, r) for r in readers[index])
-            rank_s[index] = self._seconds[index] + self._overlap.step_s + max(after, default=0.0)
-        return rank_s
-
-    def join(self) -> None:
-        """Joins neighbours of one lane wherever that makes the program no slower."""
-        best_s = self.makespan_s(self._order)
-        num_left = _MAX_VISITS // max(1, len(self._order))
-        for lane in sorted(set(self._lane)):
-            current: int | None = None
-            for index in [i for i in self._order if self._lane[i] == lane]:
-                if current is None or self._is_between(current, index):
-                    current = index
-                    continue
-                joined = self._joined(current, index) if num_left > 0 else None
-                if joined is not None:
-                    num_left -= 1
-                    found_s = self.makespan_s(joined, (current, index))
-                    if found_s <= best_s:
-                        best_s, self._order = found_s, joined
-                        self._merge(current, index)
-                        continue
-                current = index
-
-    def _is_between(self, first: int, second: int) -> bool:
-        """Returns whether a piece of another round of the slot runs between two of one lane."""
-        start, end = self._order.index(first), self._order.index(second)
-        slot = self._slot(first)
-        return any(self._slot(i) == slot for i in self._order[start + 1 : end])
-
-    def _joined(self, first: int, second: int) -> list[int] | None:
-        """Returns the order when the second piece is part of the first.
-
-        None where a third piece is on a way from one to the other.
-        """
-        start, end = self._order.index(first), self._order.index(second)
-        between = self._order[start + 1 : end]
-        behind = {first}
-        for index in between:
-            if not self._needs[index].isdisjoint(behind):
-                behind.add(index)
-        behind.discard(first)
-        if not self._needs[second].isdisjoint(behind):
-            return None
-        # What is behind the first comes after the joined piece, the rest may stay before it.
-        before = [index for index in between if index not in behind]
-        after = [index for index in between if index in behind]
-        rest = self._order[end + 1 :]
-        return [*self._order[:start], *before, first, *after, *rest]
-
-    def _merge(self, first: int, second: int) -> None:
-        self._nodes[first] += self._nodes[second]
-        self._seconds[first] += self._seconds[second]
-        self._needs[first] = (self._needs[first] | self._needs[second]) - {first, second}
-        for needs in self._needs:
-            if second in needs:
-                needs.discard(second)
-                needs.add(first)
-
-    def makespan_s(self, order: Sequence[int], joined: tuple[int, int] | None = None) -> float:
-        """Returns the seconds of the program.
-
-        Args:
-            order: The pieces that run, in order.
-            joined: Two pieces that would be one, in the place of the first.
-        """
-        whole, part_of_it = joined or (-1, -1)
-        finish_s: dict[int, float] = {}
-        free_s: dict[int, float] = defaultdict(float)
-        for index in order:
-            slot, seconds, start_s = self._slot(index), self._overlap.step_s, 0.0
-            for part in joined if joined and index == whole else (index,):
-                seconds += self._seconds[part]
-                for need in self._needs[part]:
-                    maker = whole if need == part_of_it else need
-                    if maker != index:
-                        arrives_s = finish_s[maker] + self._hand_over_s(maker, index)
-                        start_s = max(start_s, arrives_s)
-            finish_s[index] = free_s[slot] = max(start_s, free_s[slot]) + seconds
-        return max(finish_s.values(), default=0.0)
-
-    def _slot(self, index: int) -> int:
-        return self._lane[index][0]
-
-    def _hand_over_s(self, first: int, second: int) -> float:
-        return 0.0 if self._slot(first) == self._slot(second) else self._overlap.hand_over_s
+def _pieces(
+    pieces: Sequence[Sequence[_Node]],
+    needs: Mapping[_Node, Sequence[_Node]],
+    lanes: Mapping[_Node, Lane],
+    overlap: Overlap[_Node],
+    twins: Mapping[_Node, Hashable],
+) -> Pieces:
+    piece_of = {node: index for index, piece in enumerate(pieces) for node in piece}
+    families = [
+        hash(frozenset(twins[node] for node in piece)) if all(n in twins for n in piece) else None
+        for piece in pieces
+    ]
+    count = Counter(families)
+    return Pieces(
+        [
+            Piece(
+                lanes[piece[0]],
+                sum(map(overlap.seconds_of, piece)),
+                {piece_of[n] for node in piece for n in needs[node]} - {index},
+                family if count[family] > 1 else None,
+            )
+            for index, (piece, family) in enumerate(zip(pieces, families, strict=True))
+        ],
+        overlap.step_s,
+        overlap.hand_over_s,
+    )

@@ -55,11 +55,13 @@ class NodeInfo:
         slot: Index of its slot.
         reason: Why it is there, for a person to read.
         round: See `Placement.round_of`.
+        origin: See `Placement.origin_of`; empty where the node is not one of several.
     """
 
     slot: int
     reason: str = ""
     round: int = 0
+    origin: str = ""
 
 
 def node_info(node: fx.Node) -> NodeInfo | None:

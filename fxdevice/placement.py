@@ -79,6 +79,7 @@ class Placement:
             a node is the slot where it is made whole when something needs it whole.
         round_of: Round of every node of an expanded graph (see `fxdevice.pieces.Instance`), 0 for
             those that are left out. What is in different rounds runs in different partitions.
+        origin_of: For pieces and copies in an expanded graph the node that they come from.
         order: The STATE and COMPUTE nodes in the order in which they are to run; empty for the
             order of the Dag. Each comes after what it reads.
     """
@@ -87,6 +88,7 @@ class Placement:
     reason_of: Mapping[str, str]
     layout_of: Mapping[str, Layout] = field(default_factory=lambda: MappingProxyType({}))
     round_of: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    origin_of: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     order: tuple[str, ...] = ()
 
     @property

@@ -29,9 +29,12 @@ def assign_slots(graph: fx.Graph, placement: Placement, located: Mapping[str, No
             continue
         info = located.get(node.name)
         if info is None:
-            slot = placement.slot_of[node.name]
-            reason = placement.reason_of[node.name]
-            info = NodeInfo(slot, reason, placement.round_of.get(node.name, 0))
+            info = NodeInfo(
+                slot=placement.slot_of[node.name],
+                reason=placement.reason_of[node.name],
+                round=placement.round_of.get(node.name, 0),
+                origin=placement.origin_of.get(node.name, ""),
+            )
         set_node_info(node, info)
 
 

@@ -35,6 +35,9 @@ _OF_THE_PASS = frozenset({"partitioner_tag", "recompute", "ac_graph_id"})
 """Metadata that puts a node into the forward or backward pass, or has it computed in both. What
 joins or slices pieces of a forward value can be needed in the backward pass only."""
 
+_SEVERAL = frozenset({Role.PIECE, Role.COPY})
+"""Roles of instances that do what the node itself does."""
+
 
 def divide_nodes(graph: fx.Graph, expansion: Expansion) -> tuple[fx.Graph, Placement]:
     """Returns the expanded graph and its placement.
@@ -67,7 +70,7 @@ class _Writer:
         origin = self._before[instance.origin]
         last = next(iter(reversed(self._graph.nodes)), None)
         self._made[instance.name] = self._new_node(instance, origin)
-        is_node = instance.role in (Role.PIECE, Role.COPY)
+        is_node = instance.role in _SEVERAL
         left = _OF_THE_VALUE if is_node else _OF_THE_VALUE | _OF_THE_PASS
         for node in itertools.takewhile(lambda new: new is not last, reversed(self._graph.nodes)):
             self._instance_of[node] = instance
@@ -86,6 +89,7 @@ class _Writer:
             {name: one.slot for name, one in placed.items() if one.slot is not None},
             {name: _reason(one, reason_of.get(one.origin, "")) for name, one in placed.items()},
             round_of={name: one.round for name, one in placed.items()},
+            origin_of={n: one.origin for n, one in placed.items() if one.role in _SEVERAL},
         )
 
     def _whole(self, node: fx.Node) -> fx.Node:

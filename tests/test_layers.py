@@ -107,6 +107,8 @@ LAYERS = (
     "together",
     "join_partitions",
     "overlap",
+    "overlap_joins",
+    "overlap_labels",
     "placement",
     "pins",
     "collector",

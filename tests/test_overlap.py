@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given
@@ -23,10 +23,13 @@ class Case:
     needs: Mapping[int, Sequence[int]]
     lanes: Mapping[int, tuple[int, ...]]
     seconds: Mapping[int, float]
+    twins: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def overlap(self) -> Overlap[int]:
-        return Overlap(self.seconds.__getitem__, STEP_S, HAND_OVER_S)
+        return Overlap(
+            self.seconds.__getitem__, STEP_S, HAND_OVER_S, twin_of=lambda node: self.twins.get(node)
+        )
 
     def pieces(self) -> list[list[int]]:
         return overlapping_pieces(self.needs, self.lanes.__getitem__, self.overlap)
@@ -36,7 +39,9 @@ class Case:
 
 
 @st.composite
-def cases(draw: st.DrawFn, max_nodes: int = 14, max_rounds: int = 1) -> Case:
+def cases(
+    draw: st.DrawFn, max_nodes: int = 14, max_rounds: int = 1, *, with_twins: bool = False
+) -> Case:
     needs: dict[int, list[int]] = {}
     lanes: dict[int, tuple[int, ...]] = {}
     seconds: dict[int, float] = {}
@@ -45,10 +50,12 @@ def cases(draw: st.DrawFn, max_nodes: int = 14, max_rounds: int = 1) -> Case:
         needs[node] = draw(earlier) if node else []
         lanes[node] = (draw(st.integers(0, 2)), draw(st.integers(0, max_rounds - 1)))
         seconds[node] = float(draw(st.sampled_from([0, 0, 1, 2, 8])))
-    return Case(needs, lanes, seconds)
+    names = st.sampled_from([None, None, *range(max_nodes // 3)]) if with_twins else st.none()
+    twins = {node: name for node in needs if (name := draw(names)) is not None}
+    return Case(needs, lanes, seconds, twins)
 
 
-@given(cases())
+@given(st.one_of(cases(), cases(with_twins=True)))
 def test_pieces_are_of_one_lane_and_executable(case: Case) -> None:
     pieces = case.pieces()
     assert sorted(itertools.chain(*pieces)) == sorted(case.needs)
@@ -81,7 +88,7 @@ def test_nodes_stay_with_their_leader(case: Case, data: st.DataObject) -> None:
         assert all(chosen[node] in piece for node in piece if node in chosen)
 
 
-@given(cases())
+@given(st.one_of(cases(), cases(with_twins=True)))
 def test_makespan_is_that_of_an_independent_simulation(case: Case) -> None:
     pieces = case.pieces()
     piece_of = {node: index for index, piece in enumerate(pieces) for node in piece}
@@ -146,3 +153,63 @@ def test_makespan_has_the_work_of_every_slot(case: Case) -> None:
     for node, (slot, *_) in case.lanes.items():
         work_s[slot] += case.seconds[node]
     assert case.makespan_s(case.pieces()) >= max(work_s)
+
+
+@st.composite
+def replicas(draw: st.DrawFn) -> Case:
+    """Two replicas of random work, then sums of what they made, on one slot or the other."""
+    work = draw(cases(max_nodes=8))
+    num = len(work.needs)
+    shared = draw(st.booleans())  # both read what slot 0 makes first
+    needs: dict[int, list[int]] = {0: []}
+    lanes, seconds, twins = {0: (0,)}, {0: 1.0}, {}
+    for slot in range(2):
+        for node, before in work.needs.items():
+            new = 1 + slot * num + node
+            needs[new] = [1 + slot * num + n for n in before] or ([0] if shared else [])
+            lanes[new], seconds[new], twins[new] = (slot,), work.seconds[node], node
+    for node in range(num):
+        if draw(st.booleans()):
+            new = len(needs)
+            needs[new] = [1 + node, 1 + num + node]
+            lanes[new], seconds[new] = (draw(st.integers(0, 1)),), 0.5
+    return Case(needs, lanes, seconds, twins)
+
+
+@given(replicas())
+def test_replicas_are_cut_alike_where_that_is_as_fast(case: Case) -> None:
+    def cut(case: Case) -> tuple[list[list[int]], float]:
+        # A step takes nothing, so that a join gains nothing.
+        overlap = replace(case.overlap, step_s=0.0)
+        pieces = overlapping_pieces(case.needs, case.lanes.__getitem__, overlap)
+        return pieces, pieces_makespan_s(pieces, case.needs, case.lanes.__getitem__, overlap)
+
+    (pieces, found_s), (free, free_s) = cut(case), cut(replace(case, twins={}))
+    assert found_s <= free_s * 1.002
+    names: list[list[list[int]]] = [[], []]
+    for piece in pieces:
+        if found := sorted(case.twins[node] for node in piece if node in case.twins):
+            names[case.lanes[piece[0]][0]].append(found)
+    assert sorted(names[0]) == sorted(names[1]) or pieces == free
+
+
+def test_sums_by_turns_leave_replicas_equal() -> None:
+    """Both replicas read the loss of slot 0; one gradient is summed on slot 0, one on slot 1."""
+    needs: dict[int, list[int]] = {0: []}
+    lanes, seconds, twins = {0: (0,)}, {0: 0.0}, {}
+    for slot in range(2):
+        base = 1 + 4 * slot
+        for node, before in enumerate(([0], [base], [base + 1], [base])):
+            new = base + node
+            needs[new], lanes[new], seconds[new], twins[new] = before, (slot,), 100.0, node
+    needs |= {9: [3, 7], 10: [4, 8]}
+    lanes |= {9: (0,), 10: (1,)}
+    seconds |= {9: 10.0, 10: 10.0}
+    case = Case(needs, lanes, seconds, twins)
+    assert case.pieces() == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [10], [9]]
+
+
+def test_twins_that_follow_each_other_are_not_cut_alike() -> None:
+    case = Case({0: [], 1: [0], 2: [1]}, {0: (0,), 1: (1,), 2: (0,)}, dict.fromkeys(range(3), 1.0),
+                dict.fromkeys(range(3), 0))  # fmt: skip
+    assert case.pieces() == [[0], [1], [2]]

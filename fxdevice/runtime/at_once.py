@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 import torch
 from torch import fx
@@ -10,7 +10,7 @@ from torch import fx
 from fxdevice.costs import CostTable
 from fxdevice.op_kinds import leader
 from fxdevice.overlap import Overlap
-from fxdevice.placed_graph import PlacedGraph
+from fxdevice.placed_graph import PlacedGraph, node_info
 from fxdevice.runtime.executors import work_at_once
 from fxdevice.runtime.inner import InnerCompiler
 from fxdevice.runtime.workers import threads_of_slot
@@ -39,7 +39,12 @@ def overlap_of(
         slot, found = placed.slot_of(node), costs.seconds_of.get(node.name)
         return found[slot.index] if found is not None and slot.computes else 0.0
 
-    return Overlap(node_seconds, _PARTITION_S, topology.hand_over_s, leader)
+    return Overlap(node_seconds, _PARTITION_S, topology.hand_over_s, leader, _twin)
+
+
+def _twin(node: fx.Node) -> Hashable | None:
+    info = node_info(node)
+    return (info.origin, info.round) if info is not None and info.origin else None
 
 
 def inner_for(inner: InnerCompiler, slots: Iterable[int], topology: Topology) -> InnerCompiler:
