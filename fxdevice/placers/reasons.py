@@ -27,6 +27,8 @@ def reasons(graph: UnitGraph, slots: Sequence[int], why: Sequence[str]) -> dict[
         for node in unit.nodes:
             if pins.get(node.name) == slot:
                 found[node.name] = f"pinned to slot {slot}"
+            elif node is not unit.nodes[0] and node.follows is None:
+                found[node.name] = f"made where {unit.name} reads it"
             elif node is not unit.nodes[0]:
                 followed = dag[str(node.follows)]
                 is_gradient = node.is_backward and not followed.is_backward

@@ -1,9 +1,10 @@
 """The Dag in the form that placers work on: units and the values between them.
 
-A *unit* is a set of nodes that must share a slot (`Dag.leader_of`): it is placed, moved and pinned
-as one. A *value* is an output of one unit that other units read, and whose transfer costs
-something. Values of INPUT nodes (they live wherever the caller keeps them), of recomputable nodes
-and of nodes that are no tensors are no values in this sense: they never draw a unit to a slot.
+A *unit* is a set of nodes that must share a slot (`Dag.leader_of`), with the recomputable nodes
+that it alone reads: they are recomputed where it is. It is placed, moved and pinned as one. A
+*value* is an output of one unit that other units read, and whose transfer costs something. Values
+of INPUT nodes (they live wherever the caller keeps them), of recomputable nodes and of nodes that
+are no tensors are no values in this sense: they never draw a unit to a slot.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from fxdevice.derived import Derives
 from fxdevice.errors import PlacementError
 from fxdevice.indexed import resident_names
 from fxdevice.placement import PlacementProblem
+from fxdevice.placers.unit_members import unit_members
 from fxdevice.views import find_roots
 
 __all__ = ["Unit", "UnitGraph", "Value", "unit_graph"]
@@ -27,7 +29,7 @@ class Unit(NamedTuple):
     """Nodes that share a slot.
 
     Attributes:
-        nodes: The nodes, in Dag order; the first is the leader.
+        nodes: The nodes, in Dag order; the first is the leader. Recomputable ones are the last.
         pin: Slot that it must have, or None.
         seconds: Seconds of all its nodes together, on every slot.
         fixed_bytes: Bytes that it keeps for as long as the model runs: state, its gradients,
@@ -128,22 +130,31 @@ class UnitGraph(Derives):
         return tuple([tuple(sorted({homes[value] for value in unit.reads})) for unit in self.units])
 
 
-def unit_graph(problem: PlacementProblem) -> UnitGraph:
+def unit_graph(problem: PlacementProblem, *, joins_recomputable: bool = True) -> UnitGraph:
     """Gathers the nodes of a problem into units.
+
+    Args:
+        problem: What is to be placed.
+        joins_recomputable: Whether recomputable nodes are in the units that alone read them.
 
     Raises:
         PlacementError: There is no slot, a pin names no node, or names a slot that does not exist.
     """
-    return problem.derived(_unit_graph)
+    return problem.derived(_unit_graph if joins_recomputable else _required_unit_graph)
 
 
 def _unit_graph(problem: PlacementProblem) -> UnitGraph:
+    return _graph_of(problem, joins_recomputable=True)
+
+
+def _required_unit_graph(problem: PlacementProblem) -> UnitGraph:
+    return _graph_of(problem, joins_recomputable=False)
+
+
+def _graph_of(problem: PlacementProblem, *, joins_recomputable: bool) -> UnitGraph:
     _check_pins(problem)
-    dag, leader_of = problem.dag, problem.dag.leader_of
-    members: dict[str, list[DagNode]] = {}
-    for node in dag:
-        if node.kind is not NodeKind.INPUT:
-            members.setdefault(leader_of[node.name], []).append(node)
+    dag = problem.dag
+    members = unit_members(problem, joins_recomputable=joins_recomputable)
     unit_of = {n.name: index for index, nodes in enumerate(members.values()) for n in nodes}
     values = _values(problem, unit_of)
     reads: list[list[int]] = [[] for _ in members]

@@ -89,7 +89,7 @@ def device_map(problem: PlacementProblem, model: nn.Module) -> dict[str, int]:
 def _place(
     problem: PlacementProblem, slot_of_path: Mapping[str, int], state_name_of: Mapping[str, str]
 ) -> Mapping[str, int]:
-    graph = unit_graph(problem)
+    graph = unit_graph(problem, joins_recomputable=False)
     slots: list[int | None] = [unit.pin for unit in graph.units]
     for index, unit in enumerate(graph.units):
         if slots[index] is None:

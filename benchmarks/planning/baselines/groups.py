@@ -107,7 +107,7 @@ def task_graph(problem: PlacementProblem) -> TaskGraph:
     Raises:
         PlacementError: There is no slot, or a pin is unusable.
     """
-    graph = unit_graph(problem)
+    graph = unit_graph(problem, joins_recomputable=False)
     chain = build_chain(graph, [unit.pin for unit in graph.units])
     members: dict[int | tuple[int], list[int]] = {}
     for unit, (element, fixed) in enumerate(zip(chain.element_of, chain.fixed, strict=True)):

@@ -25,7 +25,7 @@ def single_device(problem: PlacementProblem) -> Mapping[str, int]:
     Raises:
         PlacementError: No slot has the memory.
     """
-    graph = unit_graph(problem)
+    graph = unit_graph(problem, joins_recomputable=False)
     seconds = [sum(u.seconds[slot] for u in graph.units) for slot in range(graph.num_slots)]
     for slot in sorted(range(graph.num_slots), key=lambda slot: (seconds[slot], slot)):
         slot_of = graph.slot_of([slot if u.pin is None else u.pin for u in graph.units])
