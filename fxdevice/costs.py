@@ -24,7 +24,7 @@ from types import MappingProxyType
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.topology import Slot, Topology
 
-__all__ = ["CostTable", "estimate_costs", "format_bytes", "node_seconds"]
+__all__ = ["CostTable", "estimate_costs", "format_bytes", "format_seconds", "node_seconds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +118,15 @@ def format_bytes(num_bytes: int) -> str:
         if abs(value) < 1024:
             return f"{value:.1f} {unit}"
     return f"{value / 1024:.1f} TiB"
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns `seconds` for a person to read.
+
+    >>> format_seconds(0.00123)
+    '1.23 ms'
+    """
+    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"

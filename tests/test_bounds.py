@@ -11,13 +11,13 @@ from hypothesis import given
 
 from benchmarks.planning.speed import decoder
 from fxdevice.bounds import lower_bound_s, work_bound_s
-from fxdevice.choose import try_strategies
 from fxdevice.costs import CostTable, estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.placement import PlacementProblem
 from fxdevice.simulate import simulate
 from fxdevice.topologies import uniform
 from fxdevice.topology import Link, Slot, Topology
+from fxdevice.trials import try_strategies
 from fxdevice.workload import build_workload
 from tests.planner_cases import Case, placed_problems
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 
-from fxdevice.choose import Trial, best_trial, choose_strategy, choose_way, try_strategies
+from fxdevice import choose
+from fxdevice.choose import choose_strategy, choose_way
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.device_spec import DeviceSpec
@@ -14,6 +18,7 @@ from fxdevice.errors import PlacementError
 from fxdevice.evaluate import evaluate
 from fxdevice.placement import PlacementProblem
 from fxdevice.topology import Link, Slot, Topology
+from fxdevice.trials import Trial, best_trial, makespan_s, try_strategies, try_strategy
 from tests.strategies import problems
 
 GIB = 1 << 30
@@ -59,6 +64,45 @@ def test_a_large_batch_is_divided() -> None:
     assert best.evaluation is not None
     assert single.evaluation is not None
     assert single.evaluation.makespan_s > 1.5 * best.evaluation.makespan_s
+
+
+def test_what_a_bound_rules_out_is_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+
+    def watched(problem: PlacementProblem, strategy: str) -> Trial:
+        searched.append(strategy)
+        return try_strategy(problem, strategy)
+
+    monkeypatch.setattr(choose, "try_strategy", watched)
+    chain = problem(mlp(65536, 512, 4), 2, FAST, None)
+    best, choice = choose_strategy(lambda strategy, in_turns: chain, chain.topology)
+    assert best.strategy == "data"
+    assert "branch" not in searched
+    told = next(one for one in choice.tried if one.strategy == "branch")
+    assert re.match(r"not tried: with whole operations it takes at least [\d.]+ ms", told.refusal)
+    # Two chains, of which whole operations can run side by side.
+    searched.clear()
+    towers = Dag((*mlp(64, 512, 2).nodes, *(renamed(node) for node in mlp(64, 512, 2).nodes)))
+    apart = problem(towers, 2, FAST, None)
+    choose_strategy(lambda strategy, in_turns: apart, apart.topology)
+    assert "branch" in searched
+
+
+def renamed(node: DagNode) -> DagNode:
+    """Returns a node of a second graph, which has no dims."""
+    inputs = tuple(f"{name}_2" for name in node.inputs)
+    return replace(node, name=f"{node.name}_2", inputs=inputs, dims=None)
+
+
+@given(problems())
+def test_a_bound_rules_out_nothing_that_would_be_chosen(drawn: PlacementProblem) -> None:
+    trials = try_strategies(drawn)
+    usable = [trial for trial in trials if trial.is_usable and trial.evaluation is not None]
+    if not usable:
+        return
+    best, _ = choose_strategy(lambda strategy, in_turns: drawn, drawn.topology)
+    fastest_s = min(makespan_s(trial) for trial in usable)
+    assert makespan_s(best) <= fastest_s * (1 + 1e-9)
 
 
 def test_dear_transfers_keep_everything_together() -> None:

@@ -78,6 +78,7 @@ LAYERS = (
     # No torch from here on: decisions are plain Python over plain data.
     "plans",
     "choose",
+    "trials",
     "evaluate",
     "exact",
     "exact_spans",

@@ -24,7 +24,6 @@ from benchmarks.planning.captured import CapturedModel, captured
 from benchmarks.planning.judge import judge
 from benchmarks.planning.models import model_named
 from fxdevice.bounds import lower_bound_s, work_bound_s
-from fxdevice.choose import Trial, try_strategies
 from fxdevice.costs import estimate_costs
 from fxdevice.errors import PlacementError
 from fxdevice.exact_spans import span_bound_s
@@ -32,6 +31,7 @@ from fxdevice.placement import PlacementProblem
 from fxdevice.placers import strategy_names
 from fxdevice.topologies import islands, uniform
 from fxdevice.topology import Topology
+from fxdevice.trials import Trial, try_strategies
 
 __all__ = ["PEERS", "Bounds", "Job", "Row", "machines", "row"]
 

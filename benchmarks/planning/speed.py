@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fxdevice.choose import try_strategies
 from fxdevice.collector import without_collection
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
@@ -26,6 +25,7 @@ from fxdevice.placement import PlacementProblem
 from fxdevice.placers import divides, strategy_names
 from fxdevice.topologies import uniform
 from fxdevice.topology import Topology
+from fxdevice.trials import try_strategies
 
 __all__ = ["decoder", "main"]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from fxdevice.choose import no_strategy
 from fxdevice.collector import without_collection
 from fxdevice.dag import Dag
 from fxdevice.errors import PlanError
@@ -25,6 +24,7 @@ from fxdevice.preflight import check_pins, modules_named, pins_of_whole, unknown
 from fxdevice.state import state_tensors
 from fxdevice.topologies import Devices, LinkLike, uniform
 from fxdevice.topology import Slot, Topology
+from fxdevice.trials import no_strategy
 
 __all__ = ["plan", "planned_dag"]
 

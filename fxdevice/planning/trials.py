@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fxdevice.choose import Trial, try_strategies
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode
 from fxdevice.expanded import expanded_placement
@@ -16,6 +15,7 @@ from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.plans.fingerprint import fingerprint
 from fxdevice.plans.parts import Candidate, GraphPlan, Prediction, SlotPrediction, StatePlan
 from fxdevice.topology import Topology
+from fxdevice.trials import Trial, try_strategies
 from fxdevice.views import copies_by_slot
 
 __all__ = ["CallTrial", "PlannedGraph", "try_call"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fxdevice.costs import format_bytes
+from fxdevice.costs import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from fxdevice.plans.parts import Candidate, Prediction
     from fxdevice.plans.plan import Plan
 
-__all__ = ["difference", "format_seconds", "full", "way_of_slots", "why_not"]
+__all__ = ["difference", "full", "way_of_slots", "why_not"]
 
 _MAX_ROWS = 20
 """Rows of a list that are written out; a large model has hundreds of modules."""
@@ -39,18 +39,6 @@ def difference(before: Plan, after: Plan) -> str:
             lines.append(f"{what}: {old} -> {new}")
     lines += _moved(before.device_map, after.device_map)
     return "\n".join(lines) if lines else "the plans are equal"
-
-
-def format_seconds(seconds: float) -> str:
-    """Returns `seconds` for a person to read.
-
-    >>> format_seconds(0.00123)
-    '1.23 ms'
-    """
-    for factor, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "us")):
-        if seconds >= factor:
-            return f"{seconds / factor:.3g} {unit}"
-    return f"{seconds / 1e-9:.3g} ns"
 
 
 def way_of_slots(in_turns: bool) -> str:

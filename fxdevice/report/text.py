@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fxdevice.choose import Choice
-from fxdevice.costs import CostTable, format_bytes
+from fxdevice.costs import CostTable, format_bytes, format_seconds
 from fxdevice.dag import Dag
 from fxdevice.dump import dump
 from fxdevice.placed_graph import PlacedGraph, node_info
-from fxdevice.plans.text import format_seconds, way_of_slots, why_not
+from fxdevice.plans.text import way_of_slots, why_not
 from fxdevice.report.partitions import seconds
 from fxdevice.transfer_op import is_transfer
 
