@@ -2,10 +2,13 @@
 
     .venv/bin/python -m benchmarks [--quick] [--models encoder_batch_8 vit] [--figures one_device]
         [--devices cuda:0 cuda:1] [--inner eager] [--turns 15] [--out benchmarks/results/speed]
+        [--add] [--uncalibrated]
 
-Measures every model under every runner, prints one table with the figures and their goals, and
-writes FILE.json and FILE.md, in benchmarks/results when everything was measured and no name was
-given. With `--from FILE.json` it measures nothing and shows what was measured then.
+Calibrates the devices, for `auto` goes by what is known of them, then measures every model under
+every runner, prints one table with the figures and their goals, and writes FILE.json and FILE.md,
+in benchmarks/results when everything was measured and no name was given. With `--from FILE.json`
+it measures nothing and shows what was measured then. With `--add` the models that FILE.json has
+stay as they are: all of them take hours, and the run can be stopped.
 """
 
 from __future__ import annotations
@@ -15,12 +18,14 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from datetime import date
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+import fxdevice
 from benchmarks.speed.figures import FIGURES, RUNNERS_OF, figures
 from benchmarks.speed.job import Job
 from benchmarks.speed.measure import measure
@@ -80,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cores", type=int, help="of the machine to use (all)")
     parser.add_argument("--turns", type=int, help="of every runner (15)")
     parser.add_argument("--out", type=Path, help="where to write, without an extension")
+    parser.add_argument("--add", action="store_true", help="to what was written there before")
+    parser.add_argument("--uncalibrated", action="store_true", help="leave out calibration")
     parser.add_argument("--from", dest="read", type=Path, help="results to show instead")
     return parser
 
@@ -95,7 +102,17 @@ def _measured(options: argparse.Namespace, devices: tuple[str, ...], out: Path |
         runners = [name for name in RUNNERS if name in needed]
     turns = options.turns or (_QUICK_TURNS if options.quick else 15)
     inner = options.inner or ("eager" if options.quick else "inductor")
-    environment = _environment(devices, options.cores or _num_cores(), inner, turns)
+    calibrates = not (options.quick or options.uncalibrated)
+    environment = _environment(
+        devices, options.cores or _num_cores(), inner, turns, calibrated=calibrates
+    )
+    before = _read(out) if options.add and out is not None else None
+    if before is not None:
+        environment = _joined(before.environment, environment)
+        measured = before.models()
+        models = tuple(model for model in models if model.name not in measured)
+    if calibrates:
+        fxdevice.calibrate(devices, refresh=before is None)
 
     def job(model: str, runner: str) -> Job:
         return Job(model, runner, environment.devices, environment.num_cores, inner)
@@ -106,7 +123,7 @@ def _measured(options: argparse.Namespace, devices: tuple[str, ...], out: Path |
             bar.set_postfix_str(text)
             bar.update()
 
-        rows: list[Row] = []
+        rows: list[Row] = [] if before is None else list(before.rows)
         for model in models:
             rows += measure([model], runners, job, turns=turns, progress=progress)
             if out is not None:
@@ -123,7 +140,39 @@ def _default_devices() -> list[str]:
     return [f"{kind.type}:0", f"{kind.type}:{last}"]
 
 
-def _environment(devices: tuple[str, ...], num_cores: int, inner: str, turns: int) -> Environment:
+def _read(out: Path) -> Results | None:
+    """Returns what an earlier run wrote; None where there was none."""
+    path = out.with_suffix(".json")
+    if not path.exists():
+        return None
+    return results_from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _joined(before: Environment, now: Environment) -> Environment:
+    """Returns the environment of two runs together.
+
+    Raises:
+        SystemExit: They cannot be compared.
+    """
+    changed = [
+        field.name
+        for field in fields(Environment)
+        if field.name not in ("date", "load")
+        and getattr(before, field.name) != getattr(now, field.name)
+    ]
+    if changed:
+        raise SystemExit(
+            f"--add: what is there was measured with another {', '.join(changed)}; "
+            "measure all of it again, or write elsewhere with --out"
+        )
+    first = before.date.partition(" to ")[0]
+    dates = now.date if first == now.date else f"{first} to {now.date}"
+    return replace(before, date=dates, load=max(before.load, now.load))
+
+
+def _environment(
+    devices: tuple[str, ...], num_cores: int, inner: str, turns: int, *, calibrated: bool
+) -> Environment:
     return Environment(
         date=date.today().isoformat(),
         machine=_machine(),
@@ -134,6 +183,7 @@ def _environment(devices: tuple[str, ...], num_cores: int, inner: str, turns: in
         inner=inner,
         turns=turns,
         load=os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        calibrated=calibrated,
     )
 
 

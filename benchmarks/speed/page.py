@@ -49,7 +49,8 @@ def page(results: Results, figures: Sequence[Figure]) -> str:
         "",
         f"{found.date}, {found.machine}, {found.num_cores} cores, torch {found.torch}, Python "
         f"{found.python}, devices {', '.join(found.devices)}, inner compiler {found.inner}, "
-        f"{found.turns} turns; {found.load:.1f} processes wanted to run when it began.",
+        f"{found.turns} turns; {found.load:.1f} processes wanted to run when it began; the devices "
+        f"were {'' if found.calibrated else 'not '}calibrated.",
         "",
         "Every runner has a process of its own and they take turns in random order; a turn is one "
         "call that is not counted and as many as fill 50 ms. A ratio is the median of the ratios "

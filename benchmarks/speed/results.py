@@ -24,6 +24,7 @@ class Environment:
         inner: Inner compiler, also of the compiled baselines.
         turns: Turns of every runner.
         load: Processes that wanted to run on the machine when the run began, over a minute.
+        calibrated: Whether the devices were calibrated first, which decides what `auto` chooses.
     """
 
     date: str
@@ -35,6 +36,7 @@ class Environment:
     inner: str
     turns: int
     load: float
+    calibrated: bool
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,18 @@ def test_wrong_answers_are_not_timed() -> None:
     ):
         with pytest.raises(WrongAnswer, match=f"wrong result: {reason}"):
             check_equal(wrong, right, "result")
+
+
+def test_a_run_that_was_stopped_is_added_to(tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    options = ["--quick", "--cores", "1", "--devices", "cpu", "cpu", "--out", str(out)]
+    options += ["--runners", "eager", "--turns", "2"]
+    main([*options, "--models", "tiny_mlp"])
+    first = results_from_json(json.loads(out.with_suffix(".json").read_text()))
+    main([*options, "--add"])
+    both = results_from_json(json.loads(out.with_suffix(".json").read_text()))
+    assert both.models() == ("tiny_mlp", "tiny_mlp_training")
+    assert both.rows[: len(first.rows)] == first.rows
+    with pytest.raises(SystemExit, match="measured with another turns; measure all of it again"):
+        main([*options, "--add", "--turns", "1"])
+    assert results_from_json(json.loads(out.with_suffix(".json").read_text())) == both

@@ -21,7 +21,7 @@ from benchmarks.speed.runners import RUNNERS
 FIXED: dict[str, float | str] = {f"fx_{strategy}": 2.0 for strategy in STRATEGIES}
 FIXED |= {"fx_data_pipeline": "refused", "fx_branch": FIXED.pop("fx_branch")}
 ENVIRONMENT = Environment(
-    "2026-01-01", "a machine", 2, "2.13", "3.11", ("cpu", "cpu"), "eager", 3, 0.0
+    "2026-01-01", "a machine", 2, "2.13", "3.11", ("cpu", "cpu"), "eager", 3, 0.0, True
 )
 
 
