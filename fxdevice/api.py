@@ -53,8 +53,8 @@ def compile(
         strategy: "single", "data" (the batch is divided), "tensor" (features and heads are),
             "pipeline" (contiguous stages, balanced by time under the memory limits), "branch"
             (operators), "data_pipeline", or "auto": every graph by the one that is predicted to be
-            fastest of those that fit. CPU slots and simulated devices take turns, so that this is
-            "single" there unless a memory limit or a pin is in its way.
+            fastest of those that fit. Simulated devices take turns, so that this is "single" there
+            unless a memory limit or a pin is in its way.
         device_map: Pins modules to devices, in Accelerate's form: module name to device.
         max_memory: Memory limits in Accelerate's form: device to bytes or text such as "10GiB".
         inner: What compiles the single-device partitions: "inductor", "eager", another Dynamo

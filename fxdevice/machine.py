@@ -20,10 +20,6 @@ from fxdevice.topology import Link, Slot, Topology
 
 __all__ = ["recognized", "topology_of", "with_known_faults"]
 
-CPU_SLOTS_AT_ONCE = False
-"""Whether models on several CPU slots may have them work at the same time, each on its share of the
-cores; what `fxdevice.calibrate` and `fxdevice.plan` know of them does not depend on it."""
-
 log = logging.getLogger(__name__)
 
 _MEMORY_TOLERANCE = 0.15
@@ -67,8 +63,6 @@ def _topology(options: CompileOptions, faults: _Faults) -> Topology:
         kept = read_calibration(options.devices)
         log.info("device figures: %s", "measured" if kept is not None else "not measured")
         found = _from_names(options.devices) if kept is None else kept
-        if not CPU_SLOTS_AT_ONCE:
-            found = found.in_turns() or found
         if options.strategy == "auto":
             own = _memory_bytes(options.devices)
             limits = tuple(

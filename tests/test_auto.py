@@ -268,7 +268,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     spec = DeviceSpec("share", {"float32": rate}, rate, launch_s=1e-6)
     slots = tuple(Slot(index, "cpu", spec=spec, alone=alone) for index in range(2))
     kept = Topology(slots, None, hand_over_s=1e-6)
-    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
     monkeypatch.setattr(machine, "read_calibration", lambda devices: kept)
 
 

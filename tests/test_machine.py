@@ -57,11 +57,11 @@ def test_a_kept_calibration_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.link(0, 1), found.link(1, 0)) == (Link(1e-3, 1e6), None)
 
 
-def test_without_one_cpu_slots_and_simulated_devices_take_turns() -> None:
-    for devices in (["cpu", "cpu"], [0, 1]):
-        found = topology_of(make_options(devices, strategy="data"))
-        assert {slot.queue for slot in found.slots} == {0}
-        assert {slot.spec.name for slot in found.slots} == {"cpu"}
+def test_simulated_devices_take_turns() -> None:
+    found = topology_of(make_options([0, 1], strategy="data"))
+    assert {slot.queue for slot in found.slots} == {0}
+    assert {slot.spec.name for slot in found.slots} == {"cpu"}
+    assert found.in_turns() is None
 
 
 def test_auto_goes_by_the_memory_of_the_device() -> None:
@@ -79,14 +79,16 @@ def test_auto_goes_by_the_memory_of_the_device() -> None:
 
 def test_cpu_slots_can_be_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     options = make_options(["cpu", "cpu"], strategy="data", max_memory={1: 70})
-    before = topology_of(options)
-    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
     monkeypatch.setattr(machine, "available_cores", lambda: (0, 1, 2, 3, 4))
     found = topology_of(options)
-    assert found.in_turns() == before == topology_of(options).in_turns()
+    turns = found.in_turns()
+    assert turns is not None
+    assert [slot.queue for slot in turns.slots] == [0, 0]
+    assert [slot.memory_bytes for slot in turns.slots] == [None, 70]
     assert [slot.queue for slot in found.slots] == [None, None]
     assert [slot.memory_bytes for slot in found.slots] == [None, 70]
     all_cores = DeviceSpec.named("cpu")
+    assert [slot.spec for slot in turns.slots] == [all_cores, all_cores]
     for slot in found.slots:
         assert slot.alone == all_cores
         share = slot.spec.peak_flops_per_s("float32") / all_cores.peak_flops_per_s("float32")
@@ -99,16 +101,8 @@ def test_cpu_slots_can_be_used_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_more_slots_than_cores_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
     monkeypatch.setattr(machine, "available_cores", lambda: (0, 1))
     found = topology_of(make_options(["cpu"] * 4, strategy="data"))
     rates = [slot.spec.peak_flops_per_s("float32") for slot in found.slots]
     all_cores = DeviceSpec.named("cpu").peak_flops_per_s("float32")
     assert sum(rates) == pytest.approx(all_cores / 0.87)
-
-
-def test_simulated_devices_take_turns_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "CPU_SLOTS_AT_ONCE", True)
-    found = topology_of(make_options([0, 1], strategy="data"))
-    assert {slot.queue for slot in found.slots} == {0}
-    assert found.in_turns() is None
