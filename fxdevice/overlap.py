@@ -63,8 +63,10 @@ def overlapping_pieces(
     Complexity: O(n log n) in nodes and edges for the pieces, and O(pieces) for each join.
     """
     lanes = {node: lane_of(node) for node in needs}
-    alike = _Cut(needs, lanes, overlap, overlap.twin_of)
     free = _Cut(needs, lanes, overlap, lambda node: None)
+    if all(overlap.twin_of(node) is None for node in needs):
+        return free.nodes
+    alike = _Cut(needs, lanes, overlap, overlap.twin_of)
     if not alike.can_run or (free.can_run and alike.makespan_s > free.makespan_s * AS_FAST):
         return free.nodes
     return alike.nodes
