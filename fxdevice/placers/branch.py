@@ -36,6 +36,7 @@ from fxdevice.placers.coarse_graph import CoarseGraph, units_as_nodes
 from fxdevice.placers.coarse_order import dispatched_s
 from fxdevice.placers.coarse_time import CoarseTime
 from fxdevice.placers.dispatch import program_order
+from fxdevice.placers.earliest_start import earliest_starts
 from fxdevice.placers.fewer_slots import on_slots, well_connected_half
 from fxdevice.placers.list_schedule import Room, list_schedules
 from fxdevice.placers.memory import memory_limits
@@ -170,10 +171,14 @@ class _Judge:
         return self._excess[tuple(self._levels[0].unit_slots(candidates[0].slots))]
 
     def _judge_listed(self, finest: CoarseGraph, room: Room) -> None:
-        """Simulates list schedules of the units themselves, of a graph that is small enough.
+        """Simulates schedules of the finest graph, if it is small enough.
 
-        What is joined first in a coarser graph cannot come apart where the search ends early.
+        What is joined first in a coarser graph cannot come apart where the search ends early, and
+        what starts earliest may be fastest though its estimate on a coarse graph is not.
         """
+        if 2 * len(self._problem.dag) <= _JUDGED_NODES:
+            for slots in earliest_starts(finest, room):
+                self._judge(finest.unit_slots(slots))
         if len(finest.steps) * self._graph.num_slots**2 <= _LISTED_WORK:
             for slots in list_schedules(finest, room):
                 self._judge(finest.unit_slots(slots))
