@@ -24,7 +24,12 @@ def test_all_is_on_the_first_slot_but_for_pins(problem: PlacementProblem) -> Non
     placement = place_single(problem)
     for names in oracle.classes(problem.dag):
         pinned = [problem.pins[name] for name in names if name in problem.pins]
-        assert {placement.slot_of[name] for name in names} == {pinned[0] if pinned else 0}
+        (slot,) = {placement.slot_of[name] for name in names}
+        if pinned or not problem.dag[names[0]].is_recomputable:
+            assert slot == (pinned[0] if pinned else 0)
+        else:
+            # It may be where the only node that reads it is pinned.
+            assert slot in {0, *(placement.slot_of[n] for n in problem.dag.users[names[0]])}
     assert placement.slot_of.keys() == placement.reason_of.keys()
 
 
