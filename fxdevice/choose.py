@@ -17,7 +17,15 @@ from fxdevice.costs import format_seconds
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers import divides, strategy_names
 from fxdevice.topology import Topology
-from fxdevice.trials import Trial, best_trial, judged, makespan_s, no_strategy, try_strategy
+from fxdevice.trials import (
+    Trial,
+    best_trial,
+    judged,
+    makespan_s,
+    no_strategy,
+    try_strategy,
+    usable_trials,
+)
 
 __all__ = ["Choice", "ProblemOf", "Tried", "choose_strategy", "choose_way"]
 
@@ -137,8 +145,8 @@ def _bound(problem: PlacementProblem, strategy: str, trials: Sequence[Trial]) ->
 
     None where it can be: to search takes longer than all other strategies together.
     """
-    usable = [makespan_s(t) for t in trials if t.is_usable and t.evaluation is not None]
-    if not usable or (least_s := lower_bound_s(problem)) < min(usable):
+    found_s = min(map(makespan_s, usable_trials(trials)), default=math.inf)
+    if math.isinf(found_s) or (least_s := lower_bound_s(problem)) < found_s:
         return None
     refusal = f"not tried: with whole operations it takes at least {format_seconds(least_s)}"
     return Trial(strategy, None, None, refusal)

@@ -63,13 +63,12 @@ def overlapping_pieces(
     Complexity: O(n log n) in nodes and edges for the pieces, and O(pieces) for each join.
     """
     lanes = {node: lane_of(node) for node in needs}
-    free = _Cut(needs, lanes, overlap, lambda node: None)
-    if all(overlap.twin_of(node) is None for node in needs):
-        return free.nodes
-    alike = _Cut(needs, lanes, overlap, overlap.twin_of)
-    if not alike.can_run or (free.can_run and alike.makespan_s > free.makespan_s * AS_FAST):
-        return free.nodes
-    return alike.nodes
+    twins = {node: twin for node in needs if (twin := overlap.twin_of(node)) is not None}
+    free = _cut(needs, lanes, overlap, {})
+    alike = _cut(needs, lanes, overlap, twins) if twins else None
+    if alike is not None and (free is None or alike.makespan_s <= free.makespan_s * AS_FAST):
+        return alike.nodes
+    return [] if free is None else free.nodes
 
 
 def pieces_makespan_s(
@@ -83,43 +82,40 @@ def pieces_makespan_s(
     return found.makespan_s()
 
 
+@dataclass(frozen=True, slots=True)
 class _Cut(Generic[_Node]):
-    """Pieces that follow from what counts as twins.
+    """The nodes of every piece, in an executable order, and the seconds of the program."""
 
-    Attributes:
-        can_run: Whether the pieces do not need each other in a circle.
-        nodes: The nodes of each piece, in an executable order; none if they cannot run.
-        makespan_s: Seconds of the program; 0 if they cannot run.
-    """
+    nodes: list[list[_Node]]
+    makespan_s: float
 
-    def __init__(
-        self,
-        needs: Mapping[_Node, Sequence[_Node]],
-        lanes: Mapping[_Node, Lane],
-        overlap: Overlap[_Node],
-        twin_of: Callable[[_Node], Hashable | None],
-    ) -> None:
-        self.nodes: list[list[_Node]] = []
-        self.makespan_s = 0.0
-        label_of = labels(needs, lanes, overlap.seconds_of, twin_of)
-        for node in needs:
-            leader = overlap.leader_of(node)
-            if leader in label_of:
-                label_of[node] = label_of[leader]
-        groups: dict[tuple[Lane, Label], list[_Node]] = {}
-        for node in needs:
-            groups.setdefault((lanes[node], label_of[node]), []).append(node)
-        cut = list(groups.values())
-        twins = {node: twin for node in needs if (twin := twin_of(node)) is not None}
-        found = _pieces(cut, needs, lanes, overlap, twins)
-        self.can_run = found.schedule()
-        if self.can_run:
-            joined = found.joined()
-            position = {node: index for index, node in enumerate(needs)}
-            for parts in joined.parts():
-                piece = [node for part in parts for node in cut[part]]
-                self.nodes.append(sorted(piece, key=position.__getitem__))
-            self.makespan_s = joined.makespan_s()
+
+def _cut(
+    needs: Mapping[_Node, Sequence[_Node]],
+    lanes: Mapping[_Node, Lane],
+    overlap: Overlap[_Node],
+    twins: Mapping[_Node, Hashable],
+) -> _Cut[_Node] | None:
+    """Returns the pieces that follow from what counts as twins; None if they form a circle."""
+    label_of = labels(needs, lanes, overlap.seconds_of, twins)
+    for node in needs:
+        leader = overlap.leader_of(node)
+        if leader in label_of:
+            label_of[node] = label_of[leader]
+    groups: dict[tuple[Lane, Label], list[_Node]] = {}
+    for node in needs:
+        groups.setdefault((lanes[node], label_of[node]), []).append(node)
+    cut = list(groups.values())
+    pieces = _pieces(cut, needs, lanes, overlap, twins)
+    if not pieces.schedule():
+        return None
+    joined = pieces.joined()
+    position = {node: index for index, node in enumerate(needs)}
+    nodes = [
+        sorted((node for part in parts for node in cut[part]), key=position.__getitem__)
+        for parts in joined.parts()
+    ]
+    return _Cut(nodes, joined.makespan_s())
 
 
 def _pieces(
@@ -131,7 +127,7 @@ def _pieces(
 ) -> Pieces:
     piece_of = {node: index for index, piece in enumerate(pieces) for node in piece}
     families = [
-        hash(frozenset(twins[node] for node in piece)) if all(n in twins for n in piece) else None
+        frozenset(twins[node] for node in piece) if all(node in twins for node in piece) else None
         for piece in pieces
     ]
     count = Counter(families)

@@ -126,12 +126,10 @@ class Pieces:
         finish_s: dict[int, float] = {}
         free_s: dict[int, float] = defaultdict(float)
         for index in self._order:
-            arrive_s = (
-                finish_s[need] + self._hand_over_s(need, index) for need in self._needs[index]
-            )
-            start_s = max(arrive_s, default=0.0)
             slot = self._slot(index)
-            start_s = max(start_s, free_s[slot])
+            start_s = free_s[slot]
+            for need in self._needs[index]:
+                start_s = max(start_s, finish_s[need] + self._hand_over_s(need, index))
             finish_s[index] = free_s[slot] = start_s + self._seconds[index] + self._step_s
         return max(finish_s.values(), default=0.0)
 

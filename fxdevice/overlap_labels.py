@@ -29,7 +29,7 @@ def labels(
     needs: Mapping[_Node, Sequence[_Node]],
     lane_of: Mapping[_Node, tuple[int, ...]],
     seconds_of: Callable[[_Node], float],
-    twin_of: Callable[[_Node], Hashable | None],
+    twins: Mapping[_Node, Hashable],
 ) -> dict[_Node, Label]:
     """Returns the label of every node.
 
@@ -37,12 +37,12 @@ def labels(
         needs: For each node the nodes that must run before it; in an executable order.
         lane_of: Lane of a node; its first number is the slot.
         seconds_of: Seconds of a node.
-        twin_of: What a node has in common with its twins; None where it has none. Twins do not
-            count where a way leads from one of them to another.
+        twins: What a node has in common with its twins, if it has any. They do not count where a
+            way leads from one of them to another.
 
     Complexity: O(nodes + edges).
     """
-    classes = _classes(needs, twin_of)
+    classes = _classes(needs, twins)
     class_of = {node: index for index, members in enumerate(classes) for node in members}
     depth = [0] * len(classes)
     for index, members in enumerate(classes):
@@ -89,14 +89,13 @@ def labels(
 
 
 def _classes(
-    needs: Mapping[_Node, Sequence[_Node]], twin_of: Callable[[_Node], Hashable | None]
+    needs: Mapping[_Node, Sequence[_Node]], twins: Mapping[_Node, Hashable]
 ) -> list[list[_Node]]:
     """Returns twins together and other nodes alone, every class behind those that it needs."""
     members: dict[Hashable, list[_Node]] = defaultdict(list)
     class_of: dict[_Node, Hashable] = {}
     for node in needs:
-        twin = twin_of(node)
-        class_of[node] = ("alone", node) if twin is None else ("twins", twin)
+        class_of[node] = ("twins", twins[node]) if node in twins else ("alone", node)
         members[class_of[node]].append(node)
     if len(members) == len(needs):
         return list(members.values())

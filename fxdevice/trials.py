@@ -25,6 +25,7 @@ __all__ = [
     "no_strategy",
     "try_strategies",
     "try_strategy",
+    "usable_trials",
 ]
 
 
@@ -72,10 +73,15 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
     Raises:
         PlacementError: None is usable; says why for each.
     """
-    usable = [trial for trial in trials if trial.is_usable and trial.evaluation is not None]
+    usable = usable_trials(trials)
     if usable:
         return min(usable, key=_rank)
     raise no_strategy([(trial.strategy, trial.refusal) for trial in trials])
+
+
+def usable_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials that can be chosen: their placement is within all limits."""
+    return [trial for trial in trials if trial.is_usable and trial.evaluation is not None]
 
 
 def no_strategy(refusals: Sequence[tuple[str, str]]) -> PlacementError:

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = options.figures or list(FIGURES)
     out = options.out
     if options.read is not None:
-        results = results_from_json(json.loads(options.read.read_text(encoding="utf-8")))
+        results = _read(options.read)
     else:
         devices = tuple(options.devices or _default_devices())
         is_part = options.quick or options.models or options.figures or options.runners
@@ -106,7 +106,8 @@ def _measured(options: argparse.Namespace, devices: tuple[str, ...], out: Path |
     environment = _environment(
         devices, options.cores or _num_cores(), inner, turns, calibrated=calibrates
     )
-    before = _read(out) if options.add and out is not None else None
+    kept = None if out is None or not options.add else out.with_suffix(".json")
+    before = _read(kept) if kept is not None and kept.exists() else None
     if before is not None:
         environment = _joined(before.environment, environment)
         measured = before.models()
@@ -140,11 +141,8 @@ def _default_devices() -> list[str]:
     return [f"{kind.type}:0", f"{kind.type}:{last}"]
 
 
-def _read(out: Path) -> Results | None:
-    """Returns what an earlier run wrote; None where there was none."""
-    path = out.with_suffix(".json")
-    if not path.exists():
-        return None
+def _read(path: Path) -> Results:
+    """Returns what an earlier run wrote."""
     return results_from_json(json.loads(path.read_text(encoding="utf-8")))
 
 

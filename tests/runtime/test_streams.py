@@ -31,22 +31,25 @@ def changed(schedule: StreamSchedule, part: str, position: int, **changes: Any) 
 
 def with_one_wait_less(schedule: StreamSchedule) -> Iterator[StreamSchedule]:
     """Yields the schedule without each of its waits in turn."""
-    for part in ("steps", "ends"):
-        for position, launch in enumerate(getattr(schedule, part)):
-            for wait in launch.waits:
-                rest = tuple(other for other in launch.waits if other != wait)
-                yield changed(schedule, part, position, waits=rest)
+    yield from with_one_less(schedule, "waits")
     for wait in schedule.host_read.waits:
         rest = tuple(other for other in schedule.host_read.waits if other != wait)
         yield dataclasses.replace(schedule, host_read=Launch((HOST,), rest))
 
 
 def with_one_loan_less(schedule: StreamSchedule) -> Iterator[StreamSchedule]:
+    """Yields the schedule without each of its loans in turn."""
+    yield from with_one_less(schedule, "lends")
+
+
+def with_one_less(schedule: StreamSchedule, field: str) -> Iterator[StreamSchedule]:
+    """Yields the schedule without each entry of a field of its launches in turn."""
     for part in ("steps", "ends"):
         for position, launch in enumerate(getattr(schedule, part)):
-            for value in launch.lends:
-                rest = tuple(other for other in launch.lends if other != value)
-                yield changed(schedule, part, position, lends=rest)
+            entries = getattr(launch, field)
+            for entry in entries:
+                rest = {field: tuple(other for other in entries if other != entry)}
+                yield changed(schedule, part, position, **rest)
 
 
 @settings(max_examples=100)
