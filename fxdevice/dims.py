@@ -8,18 +8,67 @@ has a *label*, and equal labels run together. `mm` of (m, k) and (k, n) is
 Divide every dimension with label 0 in the same shares, give the same piece of every input to one
 call, and the results are the pieces of the output. Divide along label 1, and the results add up to
 the output. A dimension that must not be divided has the label None.
+
+A view that merges dimensions, (l, b) -> (l * b), leaves a piece of l one range. A piece of b
+becomes l short ranges, one in each of l equal *runs*. It is a piece all the same: to what treats
+rows by themselves it does not matter which of them stand together, and a view back to (l, b) finds
+one range again. Such a division has a `Strided` label.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["COPIED", "Dims", "Label", "Layout", "OpDims"]
+__all__ = [
+    "COPIED",
+    "VIEWED",
+    "Along",
+    "Cut",
+    "Dims",
+    "Label",
+    "Layout",
+    "OpDims",
+    "Strided",
+    "cut_of",
+    "viewed_label",
+]
 
 Label = int
 COPIED: Label = -1
 """In place of a label: see `Layout`."""
+VIEWED: Label = -2
+"""In place of a label: see `Strided`."""
+
+
+class Strided(NamedTuple):
+    """A label whose dimensions are cut in every one of several equal runs.
+
+    Source: `_StridedShard` in torch/distributed/tensor/placement_types.py divides a dimension of a
+    distributed tensor so, and calls the number of runs its split factor.
+
+    Attributes:
+        label: Label of the operation; `VIEWED` for a view.
+        num_runs: Number of runs of every dimension with the label; for a view of the whole value,
+            in row-major order.
+    """
+
+    label: Label
+    num_runs: int
+
+
+Along: TypeAlias = Label | Strided
+"""Along what an operation is divided."""
+
+
+class Cut(NamedTuple):
+    """Where a tensor is cut: a dimension of it, in every one of equal runs."""
+
+    dim: int
+    num_runs: int = 1
+
 
 Dims = tuple[Label | None, ...]
 """Label of every dimension of one tensor."""
@@ -49,6 +98,7 @@ class OpDims:
             shares or not at all. "" for most operations.
         partial: Inputs, by name, that pieces add up to, of which a piece reads that of its own
             number and not the sum.
+        is_view: Its one result has the elements of its one input in the same row-major order.
     """
 
     inputs: Mapping[str, Dims]
@@ -58,6 +108,7 @@ class OpDims:
     units: Mapping[Label, int] = field(default_factory=dict)
     order: str = ""
     partial: frozenset[str] = frozenset()
+    is_view: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +128,7 @@ class Layout:
     the whole value for its own readers.
     """
 
-    label: Label
+    label: Along
     shares: tuple[int, ...]
     slots: tuple[int, ...]
     lap: int = 0
@@ -101,3 +152,38 @@ class Layout:
         pieces (micro-batches), one slot makes the whole.
         """
         return not self.copies and len(set(self.slots)) == len(self.slots)
+
+
+def cut_of(dims: Dims, label: Along, shape: tuple[Any, ...]) -> Cut | None:
+    """Returns where a tensor of an operation is cut; None: every piece has to do with all of it.
+
+    Args:
+        dims: Its labels.
+        label: Label along which the operation is divided.
+        shape: Its sizes; for a view with a strided label they must be fixed.
+
+    >>> cut_of((0, None), Strided(0, 4), (12, 5))
+    Cut(dim=0, num_runs=4)
+    >>> cut_of((0, None, 1), Strided(VIEWED, 4), (4, 3, 5))
+    Cut(dim=1, num_runs=1)
+    """
+    if not isinstance(label, Strided):
+        return Cut(dims.index(label)) if label in dims else None
+    if label.label != VIEWED:
+        return Cut(dims.index(label.label), label.num_runs) if label.label in dims else None
+    num_before = 1
+    for dim, size in enumerate(() if 0 in shape else shape):
+        num_runs, rest = divmod(label.num_runs, num_before)
+        if not rest and num_runs < size and not size % num_runs:
+            return Cut(dim, num_runs)
+        num_before *= size
+    return None
+
+
+def viewed_label(cut: Cut, shape: tuple[int, ...]) -> Strided:
+    """Returns the label of a view whose input is cut so.
+
+    >>> viewed_label(Cut(1), (4, 3, 5))
+    Strided(label=-2, num_runs=4)
+    """
+    return Strided(VIEWED, math.prod(shape[: cut.dim]) * cut.num_runs)

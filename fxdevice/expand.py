@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.dims import Dims, Layout
+from fxdevice.dims import Cut, Dims, Layout, cut_of
+from fxdevice.divisible import lowest_terms
 from fxdevice.pieces import (
     Expansion,
     Instance,
     Pieces,
     Role,
-    lowest_terms,
     pieces_of,
     scattered_dim,
     without_broken_orders,
@@ -74,7 +74,7 @@ class _Expander:
         self._slot_of = placement.slot_of
         self._layout_of = placement.layout_of
         self._pieces: dict[str, Pieces] = {}
-        self._slices: dict[tuple[str, int, tuple[int, ...], int], str] = {}
+        self._slices: dict[tuple[str, Cut, tuple[int, ...], int], str] = {}
         self._num_sliced = 0
         # Whole values by node and slot, of what several slots have for themselves.
         self._whole_on: dict[tuple[str, int], str] = {}
@@ -128,7 +128,7 @@ class _Expander:
         pieces = self._pieces[name]
         if pieces.role is not Role.SUM:
             whole = Instance(
-                made, pieces.role, name, slot, pieces.names, shares=pieces.shares, dim=pieces.dim
+                made, pieces.role, name, slot, pieces.names, shares=pieces.shares, cut=pieces.cut
             )
             return self._emit(whole)
         added = self._added_by_slot(name)
@@ -138,7 +138,8 @@ class _Expander:
         dim = scattered_dim(self._dag[name], len(added))
         if pieces.gathers and dim is not None:
             parts = self._parts(name, dim)
-            return self._emit(Instance(made, Role.CONCAT, name, slot, parts, shares=even, dim=dim))
+            concat = Instance(made, Role.CONCAT, name, slot, parts, shares=even, cut=Cut(dim))
+            return self._emit(concat)
         return self._emit(Instance(made, Role.SUM, name, slot, added, shares=even))
 
     def _added_by_slot(self, name: str) -> tuple[str, ...]:
@@ -164,30 +165,17 @@ class _Expander:
         if name not in self._parts_of:
             pieces = self._added_by_slot(name)
             even = (1,) * len(pieces)
-            parts = []
+            cut, parts = Cut(dim), []
             for index, adder in enumerate(pieces):
                 part = f"{name}_part{index}"
-                slices = [
-                    self._emit(
-                        Instance(
-                            f"{part}_{number}",
-                            Role.SLICE,
-                            name,
-                            self._slot[piece],
-                            (piece,),
-                            index,
-                            even,
-                            dim=dim,
-                        )
-                    )
-                    for number, piece in enumerate(pieces)
-                ]
-                where = self._slot[adder]
-                parts.append(
-                    self._emit(
-                        Instance(part, Role.PART, name, where, tuple(slices), index, even, dim=dim)
-                    )
-                )
+                slices = []
+                for number, piece in enumerate(pieces):
+                    made, where = f"{part}_{number}", self._slot[piece]
+                    found = Instance(made, Role.SLICE, name, where, (piece,), index, even, cut=cut)
+                    slices.append(self._emit(found))
+                where, reads = self._slot[adder], tuple(slices)
+                added = Instance(part, Role.PART, name, where, reads, index, even, cut=cut)
+                parts.append(self._emit(added))
             self._parts_of[name] = tuple(parts)
         return self._parts_of[name]
 
@@ -217,7 +205,7 @@ class _Expander:
             names.append(
                 self._emit(Instance(name, _PIECE, node.name, slot, inputs, index, shares, label))
             )
-        self._pieces[node.name] = pieces_of(node, 0, layout, tuple(names))
+        self._pieces[node.name] = pieces_of(node, 0, node, layout, tuple(names))
 
     def _made_pieces(self, node: DagNode, layout: Layout) -> list[tuple[str, ...]]:
         """Returns what every piece reads; nothing where some of that has yet to be made."""
@@ -225,13 +213,10 @@ class _Expander:
         found: list[tuple[str, ...]] = []
         for name in node.inputs:
             known, dims = self._pieces.get(name), node.dims.inputs.get(name, ())
-            if known is None and layout.label not in dims and self._whole_of.get(name) == name:
+            cut = self._cut(name, dims, layout)
+            if known is None and cut is None and self._whole_of.get(name) == name:
                 found.append((name,) * len(layout.slots))
-            elif (
-                known is not None
-                and layout.label in dims
-                and known.is_cut(dims.index(layout.label), layout.shares)
-            ):
+            elif known is not None and cut is not None and known.is_cut(cut, layout.shares):
                 found.append(known.names)
             else:
                 return []
@@ -257,39 +242,43 @@ class _Expander:
             found = (piece,)
             made = Instance(name, _PIECE, node.name, slot, found, index, whole.shares, layout.label)
             names.append(self._emit(made))
-        self._pieces[node.name] = pieces_of(maker, node.element, layout, tuple(names))
+        self._pieces[node.name] = pieces_of(maker, node.element, node, layout, tuple(names))
 
     def _input_piece(self, name: str, dims: Dims | None, layout: Layout, index: int) -> str:
         """Returns what one piece reads of an input; None: a piece of it as it is."""
         if dims is None and name in self._pieces:
             names = self._pieces[name].names
             return names[min(index, len(names) - 1)]
-        if dims is None or layout.label not in dims:
+        cut = None if dims is None else self._cut(name, dims, layout)
+        if cut is None:
             return self._whole_for(name, layout.slots[index])
-        dim = dims.index(layout.label)
         known = self._pieces.get(name)
-        if known is not None and known.is_cut(dim, layout.shares):
+        if known is not None and known.is_cut(cut, layout.shares):
             return known.names[index]
-        return self._sliced(name, dim, layout, index)
+        return self._sliced(name, cut, layout, index)
 
-    def _sliced(self, name: str, dim: int, layout: Layout, index: int) -> str:
+    def _cut(self, name: str, dims: Dims, layout: Layout) -> Cut | None:
+        """Returns where an input with these labels is cut by an operation that is divided so."""
+        return cut_of(dims, layout.label, self._dag[name].shape or ())
+
+    def _sliced(self, name: str, cut: Cut, layout: Layout, index: int) -> str:
         """Returns a slice of the whole value; it is where the whole is, or where it is read."""
         shares = lowest_terms(layout.shares)
         wholes = [self._whole_for(name, reader) for reader in layout.slots]
         whole = wholes[index]
-        if (whole, dim, shares, index) not in self._slices:
+        if (whole, cut, shares, index) not in self._slices:
             self._num_sliced += 1
             for piece, reader in enumerate(layout.slots):
-                key = (whole, dim, shares, piece)
+                key = (whole, cut, shares, piece)
                 # What another slot has whole itself, it slices itself.
                 if wholes[piece] == whole and key not in self._slices:
                     slot = self._slot[whole]
                     made = f"{name}_slice{self._num_sliced - 1}_{piece}"
                     where = reader if slot is None else slot
                     self._slices[key] = self._emit(
-                        Instance(made, Role.SLICE, name, where, (whole,), piece, shares, dim=dim)
+                        Instance(made, Role.SLICE, name, where, (whole,), piece, shares, cut=cut)
                     )
-        return self._slices[whole, dim, shares, index]
+        return self._slices[whole, cut, shares, index]
 
     def _emit(self, instance: Instance) -> str:
         self.instances.append(instance)

@@ -13,8 +13,9 @@ from operator import attrgetter
 from typing import Any
 
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.dims import Dims
-from fxdevice.pieces import Expansion, Instance, Role, piece_size, undivided_bytes
+from fxdevice.dims import Dims, cut_of
+from fxdevice.divisible import piece_size, undivided_bytes
+from fxdevice.pieces import Expansion, Instance, Role
 from fxdevice.rounds import late_instances
 
 __all__ = ["instance_nodes"]
@@ -142,7 +143,7 @@ class _Maker:
             return origin.changed(**also, is_output=is_output, follows=None, dims=None)
         is_slice = role is Role.SLICE
         read_bytes = 0 if is_slice else sum([self.nodes[n].output_bytes for n in instance.inputs])
-        cut = (role, instance.dim, instance.index, instance.shares, len(instance.inputs))
+        cut = (role, instance.cut, instance.index, instance.shares, len(instance.inputs))
         kind = (cut, read_bytes, result is None, is_output, _facts_of_joined(origin))
         if kind not in self._alike:
             made = _new_joined(origin, instance, read_bytes)
@@ -172,8 +173,9 @@ def _new_piece(origin: DagNode, instance: Instance, dims: Dims, whole_bytes: int
         whole_bytes: What every piece reads whole, such as a weight.
     """
     shape, output_bytes = origin.shape, origin.output_bytes
-    if shape is not None and instance.label in dims:
-        shape = _cut(shape, dims.index(instance.label), instance)
+    cut = None if shape is None else cut_of(dims, instance.label, shape)
+    if shape is not None and cut is not None:
+        shape = _cut(shape, cut.dim, instance)
         output_bytes = _share(output_bytes, instance)
     return origin.changed(
         **_OF_PIECE,
@@ -191,10 +193,12 @@ def _new_joined(origin: DagNode, instance: Instance, read_bytes: int) -> DagNode
     made = origin.changed(**_OF_JOINED)
     if instance.role in (Role.SLICE, Role.PART):
         assert made.shape is not None
-        shape = _cut(made.shape, instance.dim, instance)
+        shape = _cut(made.shape, instance.cut.dim, instance)
         made = made.changed(shape=shape, output_bytes=_share(made.output_bytes, instance))
     if instance.role is Role.SLICE:
-        return made
+        # Parts of several runs are put together; that of one run is a view.
+        traffic_bytes = 2 * made.output_bytes if instance.cut.num_runs > 1 else 0
+        return made.changed(traffic_bytes=traffic_bytes)
     # Reads every piece and writes the whole; adding takes an operation for each further piece.
     num_adds = 0 if instance.role is Role.CONCAT else len(instance.inputs) - 1
     return made.changed(

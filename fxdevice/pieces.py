@@ -8,14 +8,13 @@ take like any other.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import NamedTuple
 
 from fxdevice.dag import Dag, DagNode
-from fxdevice.dims import Layout
+from fxdevice.dims import Along, Cut, Layout, Strided, cut_of
+from fxdevice.divisible import lowest_terms
 from fxdevice.placement import Placement
 
 __all__ = [
@@ -24,15 +23,13 @@ __all__ = [
     "Instance",
     "Pieces",
     "Role",
-    "can_divide",
-    "lowest_terms",
-    "piece_size",
     "pieces_of",
     "scattered_dim",
-    "undivided_bytes",
     "without_broken_orders",
 ]
 
+
+_FIRST_DIM = Cut(0)
 
 MIN_SCATTERED_BYTES = 1 << 18
 """About what a link transfers in the time of its latency: 2e10 bytes per second for 1e-5 s."""
@@ -73,7 +70,7 @@ class Instance:
         index: Number of the piece, for PIECE, SLICE and PART; of the copy, for COPY.
         shares: Shares of all pieces; empty for WHOLE and COPY.
         label: For PIECE the label along which the node is divided.
-        dim: For SLICE, PART and CONCAT the dimension.
+        cut: For SLICE, PART and CONCAT where the whole is cut.
         round: Number of the round in which it runs: values that cross between slots reach the
             next round. Micro-batches of a pipeline follow each other by rounds.
     """
@@ -85,8 +82,8 @@ class Instance:
     inputs: tuple[str, ...] = ()
     index: int = 0
     shares: tuple[int, ...] = ()
-    label: int = 0
-    dim: int = 0
+    label: Along = 0
+    cut: Cut = _FIRST_DIM
     round: int = 0
 
     def in_round(self, number: int) -> Instance:
@@ -100,7 +97,7 @@ class Instance:
             self.index,
             self.shares,
             self.label,
-            self.dim,
+            self.cut,
             number,
         )
 
@@ -128,64 +125,44 @@ class Pieces(NamedTuple):
 
     Attributes:
         role: How they make the whole: CONCAT, SUM or MEAN.
-        dim: Dimension of the pieces, for CONCAT.
+        cut: Where the whole is cut, for CONCAT.
         shares: Share of every piece.
         names: Instance of every piece.
         gathers: See `Layout`.
     """
 
     role: Role
-    dim: int
+    cut: Cut
     shares: tuple[int, ...]
     names: tuple[str, ...]
     gathers: bool
 
-    def is_cut(self, dim: int, shares: tuple[int, ...]) -> bool:
-        """Returns whether these are pieces along `dim` in these shares."""
-        if self.dim != dim or self.role is not Role.CONCAT:
+    def is_cut(self, cut: Cut, shares: tuple[int, ...]) -> bool:
+        """Returns whether these are pieces of a whole that is cut so, in these shares."""
+        if self.cut != cut or self.role is not Role.CONCAT:
             return False
         return self.shares == shares or lowest_terms(self.shares) == lowest_terms(shares)
 
 
-def pieces_of(maker: DagNode, element: int, layout: Layout, names: tuple[str, ...]) -> Pieces:
-    """Returns how the pieces of one tensor that `maker` makes are its whole."""
-    assert maker.dims is not None
-    dims = maker.dims.outputs[element]
-    if layout.label in dims:
-        dim = dims.index(layout.label)
-        return Pieces(Role.CONCAT, dim, layout.shares, names, layout.gathers)
-    role = Role.SUM if layout.label in maker.dims.sums[element] else Role.MEAN
-    return Pieces(role, 0, layout.shares, names, layout.gathers)
+def pieces_of(
+    maker: DagNode, element: int, value: DagNode, layout: Layout, names: tuple[str, ...]
+) -> Pieces:
+    """Returns how the pieces of one tensor are its whole.
 
-
-def can_divide(node: DagNode, label: int, dag: Dag, shares: tuple[int, ...]) -> bool:
-    """Returns whether a node can be divided along a label in these shares.
-
-    It can when every tensor that it makes has the label or is the sum or mean of its pieces, and
-    every dimension with the label can be cut in whole numbers, or whole units if it has units.
+    Args:
+        maker: The operation.
+        element: Which of its tensors.
+        value: The node that is this tensor: the operation, or its element.
+        layout: How the operation is divided.
+        names: Instances of the pieces.
     """
-    dims = node.dims
-    if dims is None:
-        return False
-    for index, labels in enumerate(dims.outputs):
-        if label in labels or label in dims.sums[index]:
-            continue
-        if not dims.means or label not in dims.means[index]:
-            return False
-    by_name = dag.by_name
-    cut = [(ls, by_name[name].shape) for name, ls in dims.inputs.items() if label in ls]
-    if len(dims.outputs) == 1 and label in dims.outputs[0]:
-        cut.append((dims.outputs[0], node.shape))
-    # What reads pieces of sums only has no dimension to cut.
-    has_pieces, unit = bool(dims.partial), dims.units.get(label, 1)
-    for labels, shape in cut:
-        if shape is None:
-            continue
-        has_pieces = True
-        for found, size in zip(labels, shape, strict=True):
-            if found == label and not _is_cut_evenly(size, shares, unit):
-                return False
-    return has_pieces
+    assert maker.dims is not None
+    cut = cut_of(maker.dims.outputs[element], layout.label, value.shape or ())
+    if cut is not None:
+        return Pieces(Role.CONCAT, cut, layout.shares, names, layout.gathers)
+    label = layout.label.label if isinstance(layout.label, Strided) else layout.label
+    role = Role.SUM if label in maker.dims.sums[element] else Role.MEAN
+    return Pieces(role, _FIRST_DIM, layout.shares, names, layout.gathers)
 
 
 def without_broken_orders(dag: Dag, placement: Placement) -> Placement:
@@ -207,15 +184,6 @@ def without_broken_orders(dag: Dag, placement: Placement) -> Placement:
     return replace(placement, layout_of=kept)
 
 
-def piece_size(size: int, shares: tuple[int, ...], index: int) -> int:
-    """Returns the size of one piece of a dimension.
-
-    >>> piece_size(12, (2, 1), 0)
-    8
-    """
-    return size * shares[index] // sum(shares)
-
-
 def scattered_dim(node: DagNode, num_pieces: int) -> int | None:
     """Returns the dimension along which the sum of pieces is best divided for adding it up.
 
@@ -233,36 +201,3 @@ def scattered_dim(node: DagNode, num_pieces: int) -> int | None:
         return None
     fixed = ((d, size) for d, size in enumerate(node.shape) if d not in node.varying_dims)
     return next((dim for dim, size in fixed if size % num_pieces == 0), None)
-
-
-def undivided_bytes(node: DagNode, label: int, dag: Dag) -> int:
-    """Returns the bytes that every piece of a node reads whole, such as those of a weight.
-
-    A lookup reads no whole table: then the traffic of the node is less than what its inputs hold.
-    """
-    if node.dims is None:
-        return 0
-    dims, by_name = node.dims.inputs, dag.by_name
-    found = 0
-    for name in node.inputs:
-        if label not in dims.get(name, ()):
-            found += by_name[name].output_bytes
-    return found if found <= node.traffic_bytes else 0
-
-
-def _is_cut_evenly(size: int, shares: tuple[int, ...], unit: int) -> bool:
-    total = sum(lowest_terms(shares))
-    if size % total:
-        return False
-    return unit == 1 or all(size // total * share % unit == 0 for share in lowest_terms(shares))
-
-
-@lru_cache(maxsize=256)
-def lowest_terms(shares: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns the smallest whole numbers in the same proportion.
-
-    >>> lowest_terms((4, 2))
-    (2, 1)
-    """
-    divisor = math.gcd(*shares)
-    return tuple(share // divisor for share in shares)

@@ -12,15 +12,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
+from fxdevice.divisible import piece_size
 from fxdevice.op_dims import OWN_DIMS, local_call, view_target
 from fxdevice.op_kinds import is_operator
-from fxdevice.pieces import Expansion, Instance, Role, piece_size
+from fxdevice.pieces import Expansion, Instance, Role
 from fxdevice.placement import Placement
 from fxdevice.sizes import is_non_overlapping, same_sizes, size_hint, span_elements
 
@@ -129,10 +130,14 @@ class _Writer:
         return node
 
     def _concat(self, instance: Instance, parts: list[fx.Node], whole: torch.Tensor) -> fx.Node:
+        if instance.cut.num_runs > 1:
+            runs = [self._in_runs(part, instance) for part in parts]
+            joined = self._call(_aten.cat.default, (runs, instance.cut.dim + 1))
+            return self._like(self._viewed(joined, whole.shape, instance.name), whole)
         order = _memory_order(whole)
         ordered = [self._permuted(part, order) for part in parts]
         made = self._call(
-            _aten.cat.default, (ordered, order.index(instance.dim)), name=instance.name
+            _aten.cat.default, (ordered, order.index(instance.cut.dim)), name=instance.name
         )
         return self._like(self._permuted(made, _inverse(order)), whole)
 
@@ -174,14 +179,29 @@ class _Writer:
             self._evaluate(new)
         return node
 
+    def _in_runs(self, node: fx.Node, instance: Instance) -> fx.Node:
+        """Returns a value with the dimension that is cut as two: its runs, and what is in each."""
+        shape, dim = node.meta["val"].shape, instance.cut.dim
+        runs = (instance.cut.num_runs, shape[dim] // instance.cut.num_runs)
+        return self._viewed(node, (*shape[:dim], *runs, *shape[dim + 1 :]))
+
+    def _viewed(self, node: fx.Node, shape: Sequence[int], name: str | None = None) -> fx.Node:
+        args = (node, list(shape))
+        return self._call(view_target(_aten.view.default, args), args, name)
+
     def _slice(self, instance: Instance, whole: fx.Node) -> fx.Node:
-        size = whole.meta["val"].shape[instance.dim]
+        shape, dim = list(whole.meta["val"].shape), instance.cut.dim
+        size = shape[dim] // instance.cut.num_runs
         sizes = [piece_size(size, instance.shares, index) for index in range(len(instance.shares))]
         start = sum(sizes[: instance.index])
         stop = start + sizes[instance.index]
-        return self._call(
-            _aten.slice.Tensor, (whole, instance.dim, start, stop), name=instance.name
+        if instance.cut.num_runs == 1:
+            return self._call(_aten.slice.Tensor, (whole, dim, start, stop), name=instance.name)
+        runs = self._call(
+            _aten.slice.Tensor, (self._in_runs(whole, instance), dim + 1, start, stop)
         )
+        shape[dim] = instance.cut.num_runs * sizes[instance.index]
+        return self._viewed(runs, shape, instance.name)
 
     def _sum(self, instance: Instance, parts: list[fx.Node]) -> fx.Node:
         weights: list[dict[str, Any]] = [{} for _ in parts]

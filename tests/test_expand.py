@@ -14,18 +14,11 @@ from hypothesis import strategies as st
 
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.dims import Layout, OpDims
+from fxdevice.dims import VIEWED, Along, Layout, OpDims, Strided, cut_of
+from fxdevice.divisible import can_divide, lowest_terms, piece_size
 from fxdevice.expand import expand
 from fxdevice.expanded import expanded_problem
-from fxdevice.pieces import (
-    MIN_SCATTERED_BYTES,
-    Expansion,
-    Instance,
-    Role,
-    can_divide,
-    lowest_terms,
-    piece_size,
-)
+from fxdevice.pieces import MIN_SCATTERED_BYTES, Expansion, Instance, Role
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.topology import Slot, Topology
 
@@ -43,6 +36,7 @@ RUN: Mapping[str, Callable[..., Any]] = {
     "sum": lambda a: a.sum(0, keepdims=True),
     "mean": lambda a: a.mean(0, keepdims=True),
     "reversed": lambda a: a[::-1],
+    "viewed": lambda a, shape: a.reshape(shape),
 }
 
 
@@ -73,6 +67,9 @@ def operation(kind: str, reads: list[DagNode], name: str) -> DagNode | None:
     elif kind == "mean":
         shape = (1, columns)
         dims = OpDims({first.name: (0, 1)}, ((None, 1),), NONE, (frozenset({0}),))
+    elif kind == "viewed":
+        shape = (columns, rows)
+        dims = OpDims({first.name: (None, None)}, ((None, None),), NONE, is_view=True)
     else:
         dims = OpDims({first.name: (None, 1)}, ((None, 1),), NONE)
     return DagNode(
@@ -101,6 +98,13 @@ def graphs(draw: st.DrawFn) -> tuple[Dag, dict[str, tuple[str, tuple[str, ...]]]
     return Dag(tuple(nodes)), calls
 
 
+LABELS: tuple[Along, ...] = (
+    *range(3),
+    *(Strided(label, num_runs) for label in range(3) for num_runs in (2, 3)),
+    *(Strided(VIEWED, num_runs) for num_runs in range(1, 30)),
+)
+
+
 @st.composite
 def placements(draw: st.DrawFn, dag: Dag) -> Placement:
     """Draws slots, and layouts for some of the nodes that can be divided or copied."""
@@ -116,7 +120,7 @@ def placements(draw: st.DrawFn, dag: Dag) -> Placement:
             layout_of[node.name] = Layout.copied(tuple(chosen))
             continue
         shares = draw(st.sampled_from([(1, 1), (2, 1), (1, 1, 2), (3, 3)]))
-        labels = [label for label in range(3) if can_divide(node, label, dag, shares)]
+        labels = [label for label in LABELS if can_divide(node, label, dag, shares)]
         if labels:
             where = tuple(draw(slots) for _ in shares)
             layout_of[node.name] = Layout(draw(st.sampled_from(labels)), shares, where)
@@ -149,20 +153,41 @@ def _run_one(
     if one.role in (Role.WHOLE, Role.COPY, Role.PIECE):
         kind, operands = calls[one.origin]
         by_name = dict(zip(node.inputs, reads, strict=True))
-        made: Array = RUN[kind](*(by_name[name] for name in operands))
+        shape = [_shape_of(one, node)] if kind == "viewed" else []
+        made: Array = RUN[kind](*(by_name[name] for name in operands), *shape)
         return made
     if one.role is Role.SLICE:
-        size = reads[0].shape[one.dim]
-        start = sum(piece_size(size, one.shares, index) for index in range(one.index))
-        stop = start + piece_size(size, one.shares, one.index)
-        return reads[0][start:stop] if one.dim == 0 else reads[0][:, start:stop]
+        return np.concatenate([_piece(run, one) for run in _runs(reads[0], one)], one.cut.dim)
     if one.role is Role.CONCAT:
-        return np.concatenate(reads, one.dim)
+        runs = zip(*(_runs(part, one) for part in reads), strict=True)
+        return np.concatenate([part for parts in runs for part in parts], one.cut.dim)
     weights = [1.0] * len(reads)
     if one.role is Role.MEAN:
         weights = [share / sum(one.shares) for share in one.shares]
     total: Array = np.sum([w * part for w, part in zip(weights, reads, strict=True)], axis=0)
     return total
+
+
+def _runs(value: Array, one: Instance) -> list[Array]:
+    return np.split(value, one.cut.num_runs, one.cut.dim)
+
+
+def _piece(run: Array, one: Instance) -> Array:
+    ends = np.cumsum(
+        [piece_size(run.shape[one.cut.dim], one.shares, i) for i in range(len(one.shares))]
+    )
+    return np.split(run, ends[:-1], one.cut.dim)[one.index]
+
+
+def _shape_of(one: Instance, node: DagNode) -> tuple[int, ...]:
+    assert node.shape is not None
+    assert node.dims is not None
+    shape = list(node.shape)
+    if one.role is Role.PIECE:
+        cut = cut_of(node.dims.outputs[0], one.label, node.shape)
+        assert cut is not None
+        shape[cut.dim] = piece_size(shape[cut.dim], one.shares, one.index)
+    return tuple(shape)
 
 
 def test_parts_of_a_large_sum_cross_once_each() -> None:
@@ -192,7 +217,8 @@ def test_pieces_make_up_the_values_of_the_whole_graph(data: st.DataObject) -> No
     values = {n.name: random.random(n.shape) for n in dag if n.kind is not NodeKind.COMPUTE}
     whole = dict(values)
     for name, (kind, operands) in calls.items():
-        whole[name] = RUN[kind](*(whole[operand] for operand in operands))
+        shape = [dag[name].shape] if kind == "viewed" else []
+        whole[name] = RUN[kind](*(whole[operand] for operand in operands), *shape)
 
     expansion = expand(dag, placement, [node.name for node in dag])
     found = run(expansion, calls, values)
@@ -253,7 +279,7 @@ def test_expanded_problem_has_all_the_work(data: st.DataObject) -> None:
     for one in expansion.instances:
         node = expanded.dag[one.name]
         if one.role is Role.SLICE:
-            assert not node.has_work
+            assert node.has_work == (one.cut.num_runs > 1)  # a view, or a copy
         if node.kind is not NodeKind.INPUT:
             assert slot_of[one.name] == one.slot
     for name, layout in placement.layout_of.items():

@@ -115,6 +115,7 @@ LAYERS = (
     "collector",
     "costs",
     "memory_model",
+    "divisible",
     "dag",
     "derived",
     "bits",

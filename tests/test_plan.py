@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import fxdevice
 from fxdevice import sim
+from fxdevice.dims import Strided
 from fxdevice.errors import PlacementError, PlanError
 from fxdevice.plans.module_map import collapsed
 from tests.two_slots import SLOTS, Layers, TwoLayers, assert_same, gradients
@@ -160,6 +161,38 @@ def test_a_plan_is_applied(strategy: str, training: bool, tmp_path: Path) -> Non
     assert f"strategy {strategy}" in fxdevice.report(compiled).summary()
 
 
+def test_a_plan_keeps_pieces_in_several_runs(tmp_path: Path) -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True).double()
+    x = torch.randn(4, 3, 16, dtype=torch.float64)
+    expected = layer(x)
+    plan = planned(layer, x, strategy="data", training=True)
+    (graph,) = plan.graphs
+    assert any(isinstance(one.label, Strided) for one in graph.placement.layout_of.values())
+    plan.save(tmp_path / "plan.json")
+    loaded = fxdevice.Plan.load(tmp_path / "plan.json")
+    assert loaded == plan
+    compiled = fxdevice.compile(layer, devices=SLOTS, inner="eager", plan=loaded)
+    assert_same(compiled(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "words"), [(4, 1, "1 runs"), (4, 5, "cannot be"), (2, 7, "cannot be")]
+)
+def test_a_plan_that_divides_what_cannot_be_divided(
+    figure: int, value: int, words: str, tmp_path: Path
+) -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+    x = torch.randn(4, 3, 16)
+    file = tmp_path / "plan.json"
+    planned(layer, x, strategy="data", training=True).save(file)
+    content = json.loads(file.read_text())
+    nodes = content["graphs"][0]["nodes"].values()
+    next(entry for entry in nodes if len(entry) == 5)[figure] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(PlanError, match=words):
+        fxdevice.compile(layer, SLOTS, inner="eager", plan=fxdevice.Plan.load(file))(x)
+
+
 def test_another_graph_than_planned_keeps_the_state_where_it_was_planned() -> None:
     model = Layers(8, 4)
     plan = planned(model, torch.randn(6, 8), strategy="pipeline", device_map={"layers.0": 1})
@@ -195,6 +228,7 @@ def change(content: Any, *path: Any, to: Any) -> None:
         (("graphs", 0, "nodes", "relu"), [0], "1 figures"),
         (("graphs", 0, "nodes", "relu"), [0, 99], "entry 99"),
         (("graphs", 0, "nodes", "relu"), [3, 0], "slots are 0 to 1"),
+        (("graphs", 0, "nodes", "relu"), [0, 0, 0], "3 figures"),
         (("topology", "slots"), [], "devices of the plan"),
         (("extra",), 1, "extra"),
         (("prediction", "makespan_s"), "fast", "makespan_s"),

@@ -46,6 +46,7 @@ class Labels:
         unread: Tensor arguments whose content does not change the result.
         free: Positions of results whose content nothing reads.
         units: As in `OpDims`.
+        is_view: As in `OpDims`.
     """
 
     inputs: tuple[tuple[fx.Node, Dims], ...]
@@ -55,6 +56,7 @@ class Labels:
     unread: tuple[fx.Node, ...] = ()
     free: tuple[int, ...] = ()
     units: Mapping[Label, int] = field(default_factory=dict)
+    is_view: bool = False
 
 
 @dataclass(frozen=True, slots=True)

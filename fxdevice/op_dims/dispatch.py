@@ -154,7 +154,9 @@ def _checked(call: Call, labels: Labels) -> OpDims | None:
         averaged = _entry(labels.means, index) if has_content else frozenset()
         means.append(frozenset(averaged & kept))
     units = {label: unit for label, unit in labels.units.items() if label in kept}
-    return OpDims(dict(inputs), tuple(outputs), tuple(sums), tuple(means), units)
+    return OpDims(
+        dict(inputs), tuple(outputs), tuple(sums), tuple(means), units, is_view=labels.is_view
+    )
 
 
 def _roles(call: Call, labels: Labels) -> dict[fx.Node, list[Dims]]:

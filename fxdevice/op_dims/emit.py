@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from fxdevice.dims import Label
+from fxdevice.dims import Along
 from fxdevice.op_dims.call import call_of
 from fxdevice.op_dims.dispatch import op_dims
 from fxdevice.op_dims.local import Part, contiguous_arguments, local_arguments, local_target
@@ -23,7 +23,7 @@ def local_call(
     graph: fx.Graph,
     node: fx.Node,
     read_as: Mapping[fx.Node, fx.Node],
-    label: Label,
+    label: Along,
     share_num: int,
     share_den: int,
     name: str | None = None,
@@ -42,7 +42,7 @@ def local_call(
         graph: Where to add it.
         node: The operation on whole values; `op_dims` of it has the label.
         read_as: For every node that `node` reads what the piece reads: a tensor, or a size.
-        label: Label along which it is divided.
+        label: Along along which it is divided.
         share_num: Share of this piece.
         share_den: Sum of all shares.
         name: Name of the new node; None for one by the operator.
@@ -66,6 +66,7 @@ def local_call(
     if target is not node.target:
         # The operators with a stand-in read one tensor; their other arguments are all in `changes`.
         new_args: list[Any] = [args[0], *changes.values()]
+        target = view_target(target, new_args)
         return graph.create_node("call_function", target, tuple(new_args), {}, name)
     new_args, new_kwargs = list(args), dict(kwargs)
     positions = _positions(target)

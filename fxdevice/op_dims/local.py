@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fxdevice.dims import Label, OpDims
+from fxdevice.dims import Along, OpDims, cut_of
 from fxdevice.errors import PlanError
 from fxdevice.op_dims.call import Call
 from fxdevice.op_dims.views import squeezed_dims
@@ -32,7 +32,7 @@ class Part:
     """
 
     dims: OpDims
-    label: Label
+    label: Along
     share_num: int
     share_den: int
 
@@ -59,12 +59,13 @@ def _sizes(argument: str) -> _Localizer:
     """Returns the localizer of an argument with one size for each dimension of the result."""
 
     def localize(call: Call, part: Part) -> Changes:
-        dims = part.dims.outputs[0]
-        if part.label not in dims:
+        shape = call.result_shape()
+        cut = cut_of(part.dims.outputs[0], part.label, shape)
+        if cut is None:
             return {}
-        sizes, dim = list(call[argument]), dims.index(part.label)
+        sizes = list(call[argument])
         # The size found, for the argument may be -1 (what the others leave) or a node.
-        sizes[dim] = part.of(call.result_shape()[dim])
+        sizes[cut.dim] = part.of(shape[cut.dim])
         return {argument: sizes}
 
     return localize
@@ -72,8 +73,8 @@ def _sizes(argument: str) -> _Localizer:
 
 def _dim_of(call: Call, part: Part, argument: str) -> int | None:
     """Returns the dimension of a tensor argument that is divided."""
-    dims = part.dims.inputs[call[argument].name]
-    return dims.index(part.label) if part.label in dims else None
+    cut = cut_of(part.dims.inputs[call[argument].name], part.label, call.shape(argument))
+    return None if cut is None else cut.dim
 
 
 def _group_norm(call: Call, part: Part) -> Changes:

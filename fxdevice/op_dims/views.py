@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from fxdevice.dims import Dims
@@ -107,7 +109,7 @@ def _expand(call: Call) -> Labels:
 def _view(call: Call) -> Labels | None:
     """Merged and split dimensions: see `view_labels`."""
     before, after = view_labels(call.shape("self"), call.result_shape())
-    return call.labels({"self": before}, (after,))
+    return replace(call.labels({"self": before}, (after,)), is_view=True)
 
 
 def view_labels(before: Shape, after: Shape) -> tuple[Dims, Dims]:

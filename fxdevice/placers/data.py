@@ -14,13 +14,8 @@ from fxdevice.dag import NodeKind
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import (
-    MIN_DIVIDED,
-    BatchDivision,
-    divide_batch,
-    find_batch,
-    varying_argument,
-)
+from fxdevice.placers.batch import MIN_DIVIDED, find_batch, varying_argument
+from fxdevice.placers.batch_division import BatchDivision, divide_batch
 from fxdevice.placers.divided import divided_excess_bytes, divided_placement
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.units import unit_graph

@@ -21,7 +21,8 @@ from fxdevice.costs import CostTable
 from fxdevice.dims import Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import MIN_DIVIDED, BatchDivision, find_batches
+from fxdevice.placers.batch import MIN_DIVIDED, find_batches
+from fxdevice.placers.batch_division import BatchDivision
 from fxdevice.placers.divided import divided_excess_bytes, divided_seconds
 from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.placers.pipeline_time import PipelineWork

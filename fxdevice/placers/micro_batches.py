@@ -19,10 +19,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fxdevice.dims import Layout
+from fxdevice.dims import Along, Layout
 from fxdevice.errors import PlacementError
 from fxdevice.placement import Placement, PlacementProblem
-from fxdevice.placers.batch import BatchDivision, find_batches
+from fxdevice.placers.batch import find_batches
+from fxdevice.placers.batch_division import BatchDivision
 from fxdevice.placers.interleaved import Interleaved, interleave
 from fxdevice.placers.pipeline import place_pipeline
 from fxdevice.placers.pipeline_steps import simulated_steps_s
@@ -177,7 +178,7 @@ def with_micro_batches(
         lap_of: Lap of every node (see `Layout`); None: all are in the first.
     """
     num_pieces = len(division.shares)
-    known: dict[tuple[int, int, int], Layout] = {}
+    known: dict[tuple[Along, int, int], Layout] = {}
     layout_of = {}
     for name, label in division.label_of.items():
         key = (label, placement.slot_of[name], 0 if lap_of is None else lap_of[name])

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from fxdevice.dag import DagNode, NodeKind
+from fxdevice.dims import Along
+from fxdevice.divisible import undivided_bytes
 from fxdevice.indexed import resident_names
-from fxdevice.pieces import undivided_bytes
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.node_kinds import node_kinds
 from fxdevice.placers.pipeline_time import piece_share
@@ -31,10 +32,10 @@ class _PieceTimes:
     def __init__(self, problem: PlacementProblem, num_pieces: int) -> None:
         self._problem = problem
         self._num_pieces = num_pieces
-        self._of_kind: dict[tuple[int, int, int], float] = {}
+        self._of_kind: dict[tuple[int, Along, int], float] = {}
         self._known: dict[Hashable, float] = {}
 
-    def seconds(self, node: DagNode, kind: int, label: int, slot: int) -> float:
+    def seconds(self, node: DagNode, kind: int, label: Along, slot: int) -> float:
         """Returns the seconds of an equal piece of a node along a label.
 
         Args:
@@ -49,7 +50,7 @@ class _PieceTimes:
             found_s = self._of_kind[place] = self._new_seconds(node, label, slot)
         return found_s
 
-    def _new_seconds(self, node: DagNode, label: int, slot: int) -> float:
+    def _new_seconds(self, node: DagNode, label: Along, slot: int) -> float:
         whole_s = self._problem.costs.seconds_of[node.name][slot]
         if not whole_s:
             return 0.0

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 
 from fxdevice.costs import node_seconds
 from fxdevice.dag import DagNode
-from fxdevice.dims import Label
-from fxdevice.pieces import undivided_bytes
+from fxdevice.dims import Along
+from fxdevice.divisible import undivided_bytes
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.node_kinds import node_kinds
 from fxdevice.topology import Slot
@@ -81,7 +81,7 @@ class PipelineWork:
         self,
         problem: PlacementProblem,
         slot_of: Mapping[str, int],
-        label_of: Mapping[str, Label],
+        label_of: Mapping[str, Along],
         stages_per_slot: int = 1,
     ) -> None:
         """Gathers the work. Complexity: linear in the number of edges.
@@ -107,7 +107,7 @@ class PipelineWork:
             for late in (False, True)
         }
         # What `_divided` holds of the nodes of one kind, for a label, slot and pass.
-        known: dict[tuple[int, Label, int, bool], _Alike] = {}
+        known: dict[tuple[int, Along, int, bool], _Alike] = {}
         stage_of: dict[str, _Stage] = {}
         moved: set[tuple[str, int, bool]] = set()
         for node, kind in zip(dag, node_kinds(problem), strict=True):

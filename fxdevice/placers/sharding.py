@@ -22,8 +22,9 @@ from collections.abc import Collection, Hashable, Sequence
 
 from fxdevice.dag import DagNode, NodeKind
 from fxdevice.dims import Dims
+from fxdevice.divisible import undivided_bytes
 from fxdevice.indexed import resident_names
-from fxdevice.pieces import scattered_dim, undivided_bytes
+from fxdevice.pieces import scattered_dim
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.collectives import Collectives, collectives
 from fxdevice.placers.node_kinds import node_kinds

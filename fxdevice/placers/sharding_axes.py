@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TypeAlias
 
 from fxdevice.dag import Dag, DagNode, NodeKind
-from fxdevice.dims import Dims, Label
+from fxdevice.dims import Along, Dims, Label, Strided
 
 __all__ = ["Axes", "find_axes"]
 
@@ -36,8 +36,10 @@ class Axes:
     start_of: dict[str, int]
     axis_of: list[int]
 
-    def of(self, node: DagNode, label: Label) -> int | None:
-        """Returns the axis of a label of an operation; None when it is on no tensor."""
+    def of(self, node: DagNode, label: Along) -> int | None:
+        """Returns the axis of a label of an operation; None when no whole dimension has it."""
+        if isinstance(label, Strided):
+            return None
         names, places = _labelled_places(node)
         place = places.get(label)
         return None if place is None else self._axis(names, place)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fxdevice.dag import NodeKind
 from fxdevice.dims import Label, Layout
-from fxdevice.pieces import can_divide, lowest_terms
+from fxdevice.divisible import can_divide, lowest_terms
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers.batch import find_batch
 from fxdevice.placers.data import weighted_shares

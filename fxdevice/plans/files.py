@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from fxdevice.dims import Layout
+from fxdevice.dims import Layout, Strided
 from fxdevice.errors import DeviceSpecError, PlanError
 from fxdevice.placement import Placement
 from fxdevice.plans.parts import (
@@ -223,7 +223,11 @@ def _graph_form(graph: GraphPlan) -> dict[str, Any]:
         layout = placement.layout_of.get(name)
         if layout is not None:
             key = (layout.shares, layout.slots, layout.lap)
-            nodes[name] += [layout.label, layouts.setdefault(key, len(layouts))]
+            index, label = layouts.setdefault(key, len(layouts)), layout.label
+            if isinstance(label, Strided):
+                nodes[name] += [label.label, index, label.num_runs]
+            else:
+                nodes[name] += [label, index]
     return {
         "label": graph.label,
         "fingerprint": graph.fingerprint,
@@ -241,18 +245,21 @@ def _graph(form: _Graph, num_slots: int) -> GraphPlan:
     slot_of, reason_of, layout_of = {}, {}, {}
     for name, entry in form.nodes.items():
         where = f"node {name!r} of a graph"
-        if len(entry) not in (2, 4):
-            raise PlanError(f"the plan gives {where} {len(entry)} figures; expected 2 or 4")
+        if len(entry) not in (2, 4, 5):
+            raise PlanError(f"the plan gives {where} {len(entry)} figures; expected 2, 4 or 5")
         slot_of[name] = _slot(entry[0], num_slots, where)
         reason_of[name] = _at(form.reasons, entry[1], where)
-        if len(entry) == 4:
+        if len(entry) > 2:
             layout = _at(form.layouts, entry[3], where)
             if len(layout.shares) != len(layout.slots) or min(layout.shares, default=0) < 1:
                 raise PlanError(f"the plan gives {where} shares that do not fit its slots")
             if layout.lap < 0:
                 raise PlanError(f"the plan gives {where} lap {layout.lap}; expected 0 or more")
             slots = tuple(_slot(slot, num_slots, where) for slot in layout.slots)
-            layout_of[name] = Layout(entry[2], tuple(layout.shares), slots, layout.lap)
+            label = entry[2] if len(entry) == 4 else Strided(entry[2], entry[4])
+            if isinstance(label, Strided) and label.num_runs < 2:
+                raise PlanError(f"the plan gives {where} {label.num_runs} runs; expected 2 or more")
+            layout_of[name] = Layout(label, tuple(layout.shares), slots, layout.lap)
     order = tuple(form.nodes) if form.is_ordered else ()
     placement = Placement(slot_of, reason_of, layout_of, order=order)
     return GraphPlan(form.label, form.fingerprint, form.num_calls, placement)

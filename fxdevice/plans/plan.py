@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxdevice.dag import Dag
+from fxdevice.divisible import can_divide
 from fxdevice.errors import PlanError
 from fxdevice.placement import Placement
 from fxdevice.plans import files, text
@@ -74,9 +75,21 @@ class Plan:
         return collapsed({name: state.slot for name, state in self.state.items()})
 
     def placement_of(self, dag: Dag) -> Placement | None:
-        """Returns the placement of a graph if it is one that was planned, else None."""
+        """Returns the placement of a graph if it is one that was planned, else None.
+
+        Raises:
+            PlanError: It divides an operation that cannot be divided so.
+        """
         key = fingerprint(dag)
-        return next((one.placement for one in self.graphs if one.fingerprint == key), None)
+        placement = next((one.placement for one in self.graphs if one.fingerprint == key), None)
+        for name, layout in () if placement is None else placement.layout_of.items():
+            if not layout.copies and not can_divide(dag[name], layout.label, dag, layout.shares):
+                raise PlanError(
+                    f"the plan divides {name!r} along {layout.label} in shares {layout.shares}, "
+                    "which cannot be: the file is damaged or was edited; make the plan anew with "
+                    "fxdevice.plan"
+                )
+        return placement
 
     def diff(self, other: Plan) -> str:
         """Returns in words what differs in `other`: strategy, predictions, and what moves."""

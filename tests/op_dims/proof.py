@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxdevice.dims import Dims, OpDims
+from fxdevice.dims import VIEWED, Along, Dims, Label, OpDims, Strided, cut_of
 from fxdevice.op_dims import local_call, op_dims
 from tests.op_dims.stand_ins import STAND_INS
 
@@ -83,7 +83,41 @@ def prove(
             _prove_shares(node, values, whole, dims, label, shares, is_copied=False)
         if not is_quick:
             _prove_shares(node, values, whole, dims, label, all_shares[0], is_copied=True)
+            _prove_strided(node, values, whole, dims, label)
+    if dims.is_view and not is_quick:
+        _prove_viewed(node, values, whole, dims)
     return len(labels)
+
+
+def _prove_strided(
+    node: fx.Node, values: Mapping[fx.Node, Any], whole: Any, dims: OpDims, label: Label
+) -> None:
+    """Check pieces that are in several runs, where all dimensions of one label have one size."""
+    (size, *others) = set(sizes_of(node, dims, label))
+    if others or dims.order or label in dims.units:
+        return
+    for num_runs in (runs for runs in range(2, size) if size % runs == 0):
+        for shares in shares_of([size // num_runs]):
+            along = Strided(label, num_runs)
+            _prove_shares(node, values, whole, dims, along, shares, is_copied=False)
+
+
+def _prove_viewed(
+    node: fx.Node, values: Mapping[fx.Node, Any], whole: Tensor, dims: OpDims
+) -> None:
+    """Check all pieces that a view can have, runs of one dimension or of several."""
+    (read,) = dims.inputs
+    shapes = (tuple(next(iter(values.values())).shape), tuple(whole.shape))
+    for num_runs in range(1, whole.numel()):
+        label = Strided(VIEWED, num_runs)
+        cuts = [cut_of(dims.inputs[read], label, shape) for shape in shapes]
+        sizes = [
+            shape[cut.dim] // cut.num_runs
+            for cut, shape in zip(cuts, shapes, strict=True)
+            if cut is not None
+        ]
+        if len(sizes) == 2 and math.gcd(*sizes) > 1:
+            _prove_shares(node, values, whole, dims, label, shares_of(sizes)[-1], is_copied=False)
 
 
 def labels_of(dims: OpDims) -> list[int]:
@@ -122,7 +156,7 @@ def _prove_shares(
     values: Mapping[fx.Node, Any],
     whole: Any,
     dims: OpDims,
-    label: int,
+    label: Along,
     shares: tuple[int, ...],
     is_copied: bool,
 ) -> None:
@@ -141,19 +175,24 @@ def _prove_shares(
     for index, expected in enumerate(whole):
         parts = [piece[index] for piece in pieces]
         if isinstance(expected, Tensor) and _is_defined(node, expected):
-            found = _combined(parts, dims, label, index, shares)
+            found = _combined(parts, dims, label, index, shares, tuple(expected.shape))
             _assert_same(found, expected, f"{where}, result {index}")
 
 
-def _cut(value: Any, dims: Dims, label: int, shares: tuple[int, ...]) -> list[Any]:
-    if label not in dims:
+def _cut(value: Any, dims: Dims, label: Along, shares: tuple[int, ...]) -> list[Any]:
+    cut = cut_of(dims, label, tuple(value.shape)) if isinstance(value, Tensor) else None
+    if cut is None:
         return [value for _ in shares]
-    dim = dims.index(label)
-    sizes = [value.shape[dim] * share // sum(shares) for share in shares]
-    return list(torch.split(value, sizes, dim))
+    size = value.shape[cut.dim] // cut.num_runs
+    sizes = [size * share // sum(shares) for share in shares]
+    runs = [torch.split(run, sizes, cut.dim) for run in value.split(size, cut.dim)]
+    return [
+        parts[0] if len(parts) == 1 else torch.cat(parts, cut.dim)
+        for parts in zip(*runs, strict=True)
+    ]
 
 
-def _run_piece(node: fx.Node, own: Mapping[fx.Node, Any], label: int, num: int, den: int) -> Any:
+def _run_piece(node: fx.Node, own: Mapping[fx.Node, Any], label: Along, num: int, den: int) -> Any:
     graph = fx.Graph()
     inputs: dict[fx.Node, fx.Node] = {}
     found: dict[fx.Node, Any] = {}
@@ -173,10 +212,18 @@ def _is_defined(node: fx.Node, whole: Tensor) -> bool:
 
 
 def _combined(
-    parts: list[Tensor], dims: OpDims, label: int, index: int, shares: tuple[int, ...]
+    parts: list[Tensor],
+    dims: OpDims,
+    label: Along,
+    index: int,
+    shares: tuple[int, ...],
+    shape: tuple[int, ...],
 ) -> Tensor:
-    if label in dims.outputs[index]:
-        return torch.cat(parts, dims.outputs[index].index(label))
+    cut = cut_of(dims.outputs[index], label, shape)
+    if cut is not None:
+        runs = [part.chunk(cut.num_runs, cut.dim) for part in parts]
+        return torch.cat([part for run in zip(*runs, strict=True) for part in run], cut.dim)
+    label = label.label if isinstance(label, Strided) else label
     if label in dims.sums[index]:
         return torch.stack(parts).sum(0)
     assert label in dims.means[index]

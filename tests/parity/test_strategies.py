@@ -101,6 +101,31 @@ def test_training_with_dropout(strategy: str, num_devices: int, batch: int, num_
     assert len({slot.index for slot in slots if slot.num_operations}) == num_busy
 
 
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_rows_of_a_batch_that_attention_merges(batch_first: bool) -> None:
+    """The batch is the second dimension inside of `nn.MultiheadAttention`, or everywhere."""
+    layer = nn.TransformerEncoderLayer(WIDTH, NUM_HEADS, 64, 0.0, batch_first=batch_first)
+    plain = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).double()
+    placed = copy.deepcopy(plain)
+    devices = [f"fxsim:{index}" for index in range(3)]
+    fxdevice.compile(placed, devices, inner="eager", strategy="data")
+    x = inputs(5)[0]
+    x = x if batch_first else x.transpose(0, 1).contiguous()
+    results = []
+    for model in (plain, placed):
+        results.append(model(x))
+        results[-1].square().sum().backward()
+    assert largest_relative_difference(results[1], results[0]) <= 1e-12
+    assert largest_gradient_difference(placed, plain) <= 1e-12
+    with torch.no_grad():
+        placed(x)
+        with fxdevice.sim.record() as recording:
+            placed(x)
+    copies = recording.stats.copies
+    between = {pair: found.num_copies for pair, found in copies.items() if "cpu" not in pair}
+    assert between == {("fxsim:1", "fxsim:0"): 1, ("fxsim:2", "fxsim:0"): 1}, "the results"
+
+
 class InPieces(nn.Module):
     """Two graphs with one parameter in common: no graph sees all state."""
 

@@ -13,13 +13,13 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fxdevice.dag import Dag, NodeKind
-from fxdevice.dims import Layout
+from fxdevice.dims import VIEWED, Along, Layout, Strided
+from fxdevice.divisible import can_divide
 from fxdevice.expand import expand
 from fxdevice.passes.divide_nodes import divide_nodes
 from fxdevice.passes.estimate_costs import estimate_costs
 from fxdevice.passes.normalize import normalize
 from fxdevice.passes.repeatable import dims_or_repeatable
-from fxdevice.pieces import can_divide
 from fxdevice.placement import Placement
 from tests.graph_strategies import Program, TracingMode, programs
 
@@ -127,6 +127,13 @@ def test_pieces_have_names_of_their_own() -> None:
     assert {f"{view}_piece0", f"{view}_piece1"} <= names
 
 
+LABELS: tuple[Along, ...] = (
+    *range(6),
+    *(Strided(label, 2) for label in range(6)),
+    *(Strided(VIEWED, num_runs) for num_runs in range(1, 9)),
+)
+
+
 @st.composite
 def layouts(draw: st.DrawFn, dag: Dag) -> dict[str, Layout]:
     """Draws layouts for some of the nodes that can be divided or copied."""
@@ -140,7 +147,7 @@ def layouts(draw: st.DrawFn, dag: Dag) -> dict[str, Layout]:
             found[node.name] = Layout.copied(tuple(chosen))
             continue
         shares = draw(st.sampled_from([(1, 1), (1, 3), (1, 1, 2)]))
-        labels = [label for label in range(6) if can_divide(node, label, dag, shares)]
+        labels = [label for label in LABELS if can_divide(node, label, dag, shares)]
         if labels:
             where = tuple(draw(slots) for _ in shares)
             found[node.name] = Layout(draw(st.sampled_from(labels)), shares, where)

@@ -15,7 +15,7 @@ from fxdevice.dims import Layout
 from fxdevice.op_dims import OWN_DIMS
 from fxdevice.passes.sorted_rows import divide_sorted_rows
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.batch import Batch, divide_batch
+from fxdevice.placers.batch_division import Batch, divide_batch
 from fxdevice.topology import Link, Slot, Topology
 from tests.passes.test_divide_nodes import assert_same, dag_of, divided, traced
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, DagNode, NodeKind
 from fxdevice.device_spec import DeviceSpec
-from fxdevice.dims import OpDims
+from fxdevice.dims import VIEWED, Along, OpDims, Strided
+from fxdevice.divisible import can_divide
 from fxdevice.errors import PlacementError
-from fxdevice.pieces import can_divide
 from fxdevice.placement import PlacementProblem
-from fxdevice.placers.batch import Batch, divide_batch, even_shares, find_batch
+from fxdevice.placers.batch import even_shares, find_batch
+from fxdevice.placers.batch_division import Batch, divide_batch
 from fxdevice.placers.data import place_data, weighted_shares
 from fxdevice.topology import Link, Slot, Topology
 
@@ -156,6 +157,81 @@ def test_the_second_dimension_can_be_the_batch() -> None:
     found = find_batch(problem([x, turned, nodes[1], first, softmax]), 2)
     assert found is not None
     assert found.batch == Batch(1, 6)
+
+
+def merged(length: int = 3, batch: int = 8, width: int = 16) -> list[DagNode]:
+    """Returns a product of rows `[length * batch, width]`, and a sum of all of its rows.
+
+    It reads a batch that was turned to `[length, batch, width]` first, and is viewed so behind.
+    """
+    rows, turned = (length * batch, width), (length, batch, width)
+    view = OpDims({}, ((0, None),), NONE, is_view=True)
+    product = OpDims({"rows": (0, 1), "w": (1, 2)}, ((0, 2),), (frozenset({1}),))
+    found: list[tuple[str, NodeKind, tuple[int, ...], OpDims | None]] = [
+        ("x", NodeKind.INPUT, (batch, length, width), None),
+        ("w", NodeKind.STATE, (width, width), None),
+        ("turned", NodeKind.COMPUTE, turned, OpDims({"x": (0, 1, 2)}, ((1, 0, 2),), NONE)),
+        ("rows", NodeKind.COMPUTE, rows, replace(view, inputs={"turned": (0, None, 1)})),
+        ("y", NodeKind.COMPUTE, rows, product),
+        ("sum", NodeKind.COMPUTE, (width,), OpDims({"y": (0, 1)}, ((1,),), (frozenset({0}),))),
+        (
+            "back",
+            NodeKind.COMPUTE,
+            turned,
+            OpDims({"y": (0, 1)}, ((0, None, 1),), NONE, is_view=True),
+        ),
+    ]
+    nodes = []
+    for name, kind, shape, dims in found:
+        inputs = () if dims is None else tuple(dims.inputs)
+        flops = 0 if dims is None or dims.is_view else 10**6
+        nodes.append(DagNode(name, kind, inputs, 1024, flops, shape=shape, dims=dims))
+    return nodes
+
+
+def test_a_batch_that_is_not_first_in_merged_rows() -> None:
+    found = find_batch(problem(merged()), 2)
+    assert found is not None
+    assert not found.barriers
+    expected: dict[str, Along] = {
+        "turned": 0,
+        "rows": Strided(VIEWED, 3),
+        "y": Strided(0, 3),
+        "sum": Strided(0, 3),
+        "back": Strided(VIEWED, 3),
+    }
+    assert found.label_of == expected
+
+
+def test_a_batch_is_better_than_a_dimension_whose_pieces_need_each_other() -> None:
+    """Both divide all of the work; along the length, `z` needs all pieces of `y`."""
+    x = DagNode("x", NodeKind.INPUT, output_bytes=4096, shape=(16, 8, 8))
+    attention = OpDims({"q": (0, 1, 2), "x": (None, 1, 2)}, ((0, 1, 2),), NONE)
+    nodes = [x]
+    for name, dims in (
+        ("q", OpDims({"x": (0, 1, 2)}, ((0, 1, 2),), NONE)),
+        ("y", attention),
+        ("z", OpDims({"y": (None, 1, 2), "q": (0, 1, 2)}, ((0, 1, 2),), NONE)),
+    ):
+        inputs = tuple(dims.inputs)
+        nodes.append(
+            replace(x, name=name, kind=NodeKind.COMPUTE, inputs=inputs, flops=10, dims=dims)
+        )
+    drawn = problem(nodes)
+    along_length = divide_batch(drawn, Batch(0, 16), (8, 8))
+    assert (along_length.seconds_share, along_length.gathered_bytes) == (1.0, 4096)
+    found = find_batch(drawn, 2)
+    assert found is not None
+    assert (found.batch, found.gathered_bytes) == (Batch(1, 8), 0)
+
+
+def test_merged_rows_that_runs_cannot_be_cut_in() -> None:
+    division = divide_batch(problem(merged(batch=7)), Batch(0, 7), (4, 3))
+    assert division.label_of["y"] == Strided(0, 3)
+    division = divide_batch(problem(merged(length=0)), Batch(0, 8), (4, 4))
+    assert division.barriers == ("rows",), "no rows at all"
+    division = divide_batch(problem(merged()), Batch(0, 8), (4, 3))
+    assert division.barriers == ("turned",), "8 elements in shares of 7"
 
 
 def test_pinned_operations_stay_whole_and_the_rest_is_divided() -> None:

@@ -11,7 +11,8 @@ from fxdevice.dims import OpDims
 from fxdevice.errors import PlacementError
 from fxdevice.placement import PlacementProblem
 from fxdevice.placers import micro_batches
-from fxdevice.placers.batch import divide_batch, even_shares, find_batch, find_batches
+from fxdevice.placers.batch import even_shares, find_batch, find_batches
+from fxdevice.placers.batch_division import divide_batch
 from fxdevice.placers.data_pipeline import place_data_pipeline
 from fxdevice.placers.divided import divided_seconds
 from fxdevice.placers.micro_batches import (

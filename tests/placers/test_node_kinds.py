@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxdevice.dag import Dag
-from fxdevice.pieces import can_divide, undivided_bytes
+from fxdevice.divisible import can_divide, undivided_bytes
 from fxdevice.placers.node_kinds import node_kinds
 from tests.placers.feature_graphs import feed_forward
 from tests.placers.test_tensor import random_problem

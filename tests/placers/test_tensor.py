@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from fxdevice.costs import estimate_costs
 from fxdevice.dag import Dag, NodeKind
 from fxdevice.device_spec import DeviceSpec
-from fxdevice.dims import Dims
+from fxdevice.dims import Along, Dims, Strided
+from fxdevice.divisible import can_divide
 from fxdevice.errors import PlacementError
 from fxdevice.evaluate import evaluate
 from fxdevice.expand import expand
-from fxdevice.pieces import Role, can_divide
+from fxdevice.pieces import Role
 from fxdevice.placement import Placement, PlacementProblem
 from fxdevice.placers.memory import memory_limits
 from fxdevice.placers.sharding import Sharding
@@ -37,7 +38,7 @@ def roles(problem: PlacementProblem, placement: Placement) -> Mapping[Role, int]
     return Counter(one.role for one in instances)
 
 
-def labels(placement: Placement) -> dict[str, int]:
+def labels(placement: Placement) -> dict[str, Along]:
     return {name: one.label for name, one in placement.layout_of.items() if not one.copies}
 
 
@@ -270,6 +271,9 @@ def test_feed_forward_is_divided_as_brute_force_would() -> None:
     placement = place_tensor(problem)
     for index, node in enumerate(sharding.nodes):
         layout = placement.layout_of.get(node.name)
-        state = WHOLE if layout is None else COPIES if layout.copies else layout.label
-        sharding.change(index, state)
+        if layout is not None and not layout.copies:
+            assert not isinstance(layout.label, Strided)
+            sharding.change(index, layout.label)
+        else:
+            sharding.change(index, WHOLE if layout is None else COPIES)
     assert sharding.seconds() == pytest.approx(best_s)
