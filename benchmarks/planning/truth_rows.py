@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from fxdevice.plans import Plan
 from fxdevice.state import state_tensors
 from fxdevice.topology import Link, Topology
 
-__all__ = ["VARIANTS", "Row", "measured_rows"]
+__all__ = ["VARIANTS", "VARIANTS_AT_ONCE", "Row", "measured_rows"]
 
 VARIANTS = {
     "single": ("single", False),
@@ -36,11 +36,19 @@ VARIANTS = {
     "micro_batches": ("pipeline", True),
     "branch": ("branch", True),
 }
-"""Strategy, and whether it is planned as if the slots ran at once.
+"""Strategy, and whether it is planned as if the slots ran at once, where they take turns.
 
 On slots that take turns no strategy divides anything of itself. What is compared here is the time
 of a given placement, so placements are made for slots that run at once, and predicted and measured
 on the slots that there are."""
+
+VARIANTS_AT_ONCE = {
+    "data": ("data", False),
+    "tensor": ("tensor", False),
+    "micro_batches": ("pipeline", False),
+    "branch": ("branch", False),
+}
+"""Likewise, for slots that do run at once. What would leave one of them idle is left out."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +57,7 @@ class Row:
 
     Attributes:
         model: Name of the model.
-        variant: One of `VARIANTS`.
+        variant: One of `VARIANTS` or `VARIANTS_AT_ONCE`.
         predicted_s: Seconds of a call by the simulator.
         measured_s: Median seconds of a call.
         low_s: First quartile of the measured seconds.
@@ -98,6 +106,7 @@ def measured_rows(
     slots: Topology,
     calibrated: Callable[[], Topology],
     inner: str,
+    variants: Mapping[str, tuple[str, bool]],
     *,
     rounds: int,
     clock: Callable[[], float],
@@ -113,6 +122,7 @@ def measured_rows(
         slots: The CPU slots as the strategies see them.
         calibrated: Measures the CPU slots.
         inner: Inner compiler.
+        variants: `VARIANTS` or `VARIANTS_AT_ONCE`.
         rounds: Calls of every variant that count; variants take turns.
         clock: Seconds since some moment.
         refused: Called with variant and reason of each one that is not possible.
@@ -123,7 +133,7 @@ def measured_rows(
     captured = capture_graphs(module, args, training=model.training, inner=inner)
     memory = MemoryOptions(holds_inputs=inner == "eager")
     programs = []
-    for variant, (strategy, at_once) in VARIANTS.items():
+    for variant, (strategy, at_once) in variants.items():
         graphs = _graphs(module, captured, strategy, inner)
         trial = try_call(strategy, graphs, _at_once(slots) if at_once else slots, Pins({}), memory)
         if trial.prediction is None or trial.refusal:

@@ -144,7 +144,7 @@ def two_processes(job: Job, *, pipelined: bool) -> Prepared:
     common = (compiler(job), found.training)
     if not pipelined:
         call = peer.join(ddp_call, (build, *common, share, _Keep(kept)))
-        return Prepared(call, kept[0])
+        return Prepared(call, kept[0], has_peer=True)
     module, args = seeded(job.model)
     slots = module_slots(module, args, NUM_RANKS)
     try:
@@ -154,7 +154,8 @@ def two_processes(job: Job, *, pipelined: bool) -> Prepared:
     here = {id(p) for p in stages[0].parameters()}
     names = frozenset(name for name, p in module.named_parameters() if id(p) in here)
     rest = (build, slots, *common, pieces_of(found.batch), share, _Keep(kept))
-    return Prepared(peer.join(pipelining_call, rest), kept[0], lambda: names)
+    call = peer.join(pipelining_call, rest)
+    return Prepared(call, kept[0], lambda: names, has_peer=True)
 
 
 class _Keep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.speed.results import Ratio, Results
 
@@ -22,12 +22,14 @@ class Part:
         ratio: The model's ratio; None where there is none.
         missing: Why there is none.
         counts_against: There is none because fxdevice's side has no figures and the other has.
+        runners: The runners that are compared, fxdevice's first.
     """
 
     model: str
     ratio: Ratio | None
     missing: str = ""
     counts_against: bool = False
+    runners: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def one_device(results: Results) -> Figure:
         part = _part(results, model, "fx_one", _compiled(results, model))
         if part.ratio is not None:
             found = part.ratio
-            part = Part(model, Ratio(1 / found.median, 1 / found.high, 1 / found.low))
+            part = replace(part, ratio=Ratio(1 / found.median, 1 / found.high, 1 / found.low))
         parts.append(part)
     return _at_most("time on one device over plain torch.compile", parts, 1.03)
 
@@ -147,7 +149,7 @@ def compile_time(results: Results) -> Figure:
             ratio = _first_call_s(results, model, "fx_auto") / _first_call_s(
                 results, model, baseline
             )
-            part = Part(model, Ratio(ratio, ratio, ratio))
+            part = replace(part, ratio=Ratio(ratio, ratio, ratio), runners=())
         parts.append(part)
     return _at_most("first call of auto over plain torch.compile", parts, 1.15)
 
@@ -185,7 +187,8 @@ def _part(results: Results, model: str, runner: str, baseline: str) -> Part:
     """Returns how many times as long the baseline takes, or why that is not known."""
     ours, theirs = results.refusal(model, runner), results.refusal(model, baseline)
     if not ours and not theirs:
-        return Part(model, results.time_ratio(model, runner, baseline))
+        ratio = results.time_ratio(model, runner, baseline)
+        return Part(model, ratio, runners=(runner, baseline))
     missing = [f"{name}: {why}" for name, why in ((runner, ours), (baseline, theirs)) if why]
     # What the baseline cannot run is no merit of ours; what only we cannot run is our fault.
     against = bool(ours) and ours != "not run" and not theirs

@@ -53,12 +53,14 @@ class Prepared:
         module: Whose parameters have the gradients after a call in training.
         gradients: Names of the gradients that are in this process; None for all.
         compiled: What `fxdevice.report` takes; None where fxdevice does not run.
+        has_peer: Another process works on the call too.
     """
 
     call: Callable[[], Any]
     module: nn.Module
     gradients: Callable[[], frozenset[str]] | None = None
     compiled: object = None
+    has_peer: bool = False
 
 
 def seeded(model: str) -> tuple[nn.Module, tuple[Any, ...]]:

@@ -45,6 +45,7 @@ class _Worker:
         self.process.start()
         there.close()
         self.seconds: list[float] = []
+        self.processor_s: list[float] = []
         self.answer: Ready | Refusal = self._receive(READY_WITHIN_S)
 
     def take_turn(self) -> None:
@@ -60,7 +61,10 @@ class _Worker:
         if isinstance(found, Refusal):
             self.answer = found
         else:
-            self.seconds.append(statistics.median(found[1:]))
+            self.seconds.append(statistics.median(call.seconds for call in found[1:]))
+            processor_s = [c.processor_s for c in found[1:] if c.processor_s is not None]
+            if processor_s:
+                self.processor_s.append(statistics.median(processor_s))
 
     def stop(self) -> None:
         """Ends the process, and its own ones with it."""
@@ -135,6 +139,7 @@ def _row(model: BenchmarkModel, worker: _Worker) -> Row:
     return replace(
         row,
         seconds=tuple(worker.seconds),
+        processor_s=tuple(worker.processor_s),
         compile_s=answer.compile_s,
         memory_bytes=answer.memory_bytes,
         moved_bytes=answer.moved_bytes,

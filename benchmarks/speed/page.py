@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 
 from benchmarks.speed.figures import Figure
@@ -59,6 +60,10 @@ def page(results: Results, figures: Sequence[Figure]) -> str:
         "process, without that of a second process; the first call includes compilation without "
         "kept kernels.",
         "",
+        "Where a goal is not reached, processor time says why. It is that of all threads in a "
+        "call. What it is above the other runner's is work that was added; where it is less than "
+        "latency times cores, cores were idle.",
+        "",
         "## Figures",
         "",
         "| figure | goal | found | |",
@@ -73,12 +78,32 @@ def page(results: Results, figures: Sequence[Figure]) -> str:
                 continue
             low, high = part.ratio.low, part.ratio.high
             lines.append(f"| {part.model} | {part.ratio.median:.2f} | {low:.2f} to {high:.2f} |")
+        if figure.is_reached is False:
+            lines += _profile(results, figure)
     lines += ["", "## Runners", ""]
     names = dict.fromkeys(row.runner for row in results.rows)
     lines += [f"- `{name}`: {RUNNERS[name].text}" for name in names]
     lines += ["", "## Rows", "", _markdown(_HEAD), _markdown(["---"] * len(_HEAD))]
     lines += [_markdown(_cells(row)) for row in results.rows]
     return "\n".join([*lines, ""])
+
+
+def _profile(results: Results, figure: Figure) -> list[str]:
+    """Returns what calls of the compared runners took of the processor, model by model."""
+    lines = []
+    for part in figure.parts:
+        rows = [results.row(part.model, runner) for runner in part.runners]
+        for row in rows:
+            if row is not None and row.processor_s:
+                latency_s, processor_s = row.latency_s, statistics.median(row.processor_s)
+                lines.append(
+                    f"| {part.model} | {row.runner} | {latency_s * 1e3:.2f} "
+                    f"| {processor_s * 1e3:.2f} | {processor_s / latency_s:.2f} |"
+                )
+    if not lines:
+        return []
+    head = ("model", "runner", "latency ms", "processor ms", "cores busy")
+    return ["", _markdown(head), "|---|---|---:|---:|---:|", *lines]
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -50,6 +50,8 @@ class Row:
         training: Whether a call goes back too.
         compute_bound: As in `BenchmarkModel`.
         seconds: Median seconds of a call, one entry a turn; empty where it was refused.
+        processor_s: Median processor seconds of a call in all threads, one entry a turn; empty
+            where another process works too.
         compile_s: Seconds of the first call.
         memory_bytes: Peak memory, see `Ready`.
         moved_bytes: Bytes transferred in a call.
@@ -63,6 +65,7 @@ class Row:
     training: bool
     compute_bound: bool
     seconds: tuple[float, ...] = ()
+    processor_s: tuple[float, ...] = ()
     compile_s: float | None = None
     memory_bytes: int | None = None
     moved_bytes: int | None = None
@@ -148,5 +151,8 @@ def results_to_json(results: Results) -> dict[str, Any]:
 def results_from_json(found: dict[str, Any]) -> Results:
     """Returns what `results_to_json` wrote."""
     environment = dict(found["environment"], devices=tuple(found["environment"]["devices"]))
-    rows = (Row(**dict(row, seconds=tuple(row["seconds"]))) for row in found["rows"])
+    rows = (
+        Row(**dict(row, seconds=tuple(row["seconds"]), processor_s=tuple(row["processor_s"])))
+        for row in found["rows"]
+    )
     return Results(Environment(**environment), tuple(rows))

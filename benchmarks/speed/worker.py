@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch._inductor import compile_fx, config  # noqa: F401  (imported before it is forked)
@@ -28,7 +28,7 @@ from benchmarks.speed.job import Job, Prepared, Refused, seeded
 from benchmarks.speed.models import model_named
 from benchmarks.speed.runners import RUNNERS
 
-__all__ = ["Ready", "Refusal", "WrongAnswer", "check_equal", "serve"]
+__all__ = ["CallTime", "Ready", "Refusal", "WrongAnswer", "check_equal", "serve"]
 
 NUM_WARM_UP = 3
 MAX_ERROR = 2e-3  # of the largest value: float32, another order of additions
@@ -36,6 +36,18 @@ MAX_ERROR = 2e-3  # of the largest value: float32, another order of additions
 
 class WrongAnswer(Exception):
     """The results or gradients differ from the eager ones."""
+
+
+class CallTime(NamedTuple):
+    """What one call took.
+
+    Attributes:
+        seconds: Time until the devices have finished.
+        processor_s: Processor time of all threads meanwhile; None where another process works too.
+    """
+
+    seconds: float
+    processor_s: float | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,7 @@ class Refusal:
 
 
 def serve(connection: Connection, job: Job, cache_dir: str) -> None:
-    """Runs one job: sends `Ready` or `Refusal`, then for every number of calls their seconds.
+    """Runs one job: sends `Ready` or `Refusal`, then for every number of calls their `CallTime`s.
 
     Args:
         connection: To the process that measures; it ends this one by closing it.
@@ -129,7 +141,7 @@ def _made_ready(job: Job) -> tuple[Prepared, Ready]:
     gc.collect()
     _reset_peak(job)
     for _ in range(NUM_WARM_UP):
-        (call_s,) = _timed(job, prepared, 1)
+        ((call_s, _),) = _timed(job, prepared, 1)
     return prepared, Ready(
         compile_s=compile_s,
         call_s=call_s,
@@ -172,15 +184,17 @@ def check_equal(found: Any, expected: Any, what: str) -> None:
             raise WrongAnswer(f"wrong {what}: off by {error:.1e}, eager up to {largest:.1e}")
 
 
-def _timed(job: Job, prepared: Prepared, num_calls: int) -> list[float]:
-    """Returns the seconds of calls, each until the devices have finished."""
-    seconds = []
+def _timed(job: Job, prepared: Prepared, num_calls: int) -> list[CallTime]:
+    """Returns what calls take."""
+    found = []
     for _ in range(num_calls):
-        start_s = time.perf_counter()
+        start_s, start_processor_s = time.perf_counter(), time.process_time()
         prepared.call()
         _synchronize(job)
-        seconds.append(time.perf_counter() - start_s)
-    return seconds
+        seconds = time.perf_counter() - start_s
+        processor_s = None if prepared.has_peer else time.process_time() - start_processor_s
+        found.append(CallTime(seconds, processor_s))
+    return found
 
 
 def _synchronize(job: Job) -> None:

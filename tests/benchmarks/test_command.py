@@ -42,6 +42,8 @@ def test_quick_measures_checks_and_writes(
         assert not row.refusal, (row.model, row.runner, row.refusal)
         assert len(row.seconds) == 3
         assert all(seconds > 0 for seconds in row.seconds)
+        has_peer = row.runner in ("ddp", "distributed_pipelining")
+        assert len(row.processor_s) == (0 if has_peer else 3)
         assert (row.moved_bytes is not None) == row.runner.startswith("fx_")
     page = out.with_suffix(".md").read_text()
     assert all(f"| {row.model} | {row.runner} |" in page for row in results.rows)

@@ -39,7 +39,8 @@ def results(
             if isinstance(value, str):
                 row = Row(model, runner, 4, training, True, refusal=value)
             else:
-                row = Row(model, runner, 4, training, True, (value,) * 3, compile_s)
+                busy = (1.5 * value,) * 3
+                row = Row(model, runner, 4, training, True, (value,) * 3, busy, compile_s)
             rows.append(row)
     return Results(ENVIRONMENT, tuple(rows))
 
@@ -131,3 +132,10 @@ def test_page_and_file_keep_every_row() -> None:
         assert "refused: no" in text
         assert all(figure.name in text for figure in shown)
     assert "no \\| hooks" in page(found, shown)
+
+
+def test_page_explains_a_goal_that_is_not_reached() -> None:
+    for seconds, is_missed in ((1.0, True), (2.0, False)):
+        found = results({"m": {"fx_data": 1.0, "naive_data_parallel": seconds}})
+        text = page(found, figures(found, ["data_inference"]))
+        assert ("| m | fx_data | 1000.00 | 1500.00 | 1.50 |" in text) is is_missed
