@@ -58,11 +58,6 @@ REFUSED = {
     # Statistics over the batch, in training.
     ("batch_norm_cnn_train_mode", "data"): "'_native_batch_norm_legit_functional'",
     ("batch_norm_cnn_train_mode", "data_pipeline"): "the batch cannot be divided",
-    # Its views join the sequence with the batch behind it: pieces of the batch are not contiguous.
-    ("tied_weights", "data"): "'_unsafe_view'",
-    ("tied_weights", "data_pipeline"): "the batch cannot be divided",
-    ("nn_transformer", "data"): "'_unsafe_view'",
-    ("nn_transformer", "data_pipeline"): "the batch cannot be divided",
     # Most of the work of so small a model is resizing the position embeddings, once for all.
     ("dinov2", "data"): "expected a batch that can be divided",
     ("dinov2", "data_pipeline"): "the batch cannot be divided",
