@@ -42,7 +42,7 @@ def local_call(
         graph: Where to add it.
         node: The operation on whole values; `op_dims` of it has the label.
         read_as: For every node that `node` reads what the piece reads: a tensor, or a size.
-        label: Along along which it is divided.
+        label: Along what it is divided.
         share_num: Share of this piece.
         share_den: Sum of all shares.
         name: Name of the new node; None for one by the operator.
