@@ -59,15 +59,12 @@ def undivided_bytes(node: DagNode, label: Along, dag: Dag) -> int:
     """
     if node.dims is None:
         return 0
-    if isinstance(label, Strided):
-        if label.label == VIEWED:
-            return 0
-        label = label.label
     dims, by_name = node.dims.inputs, dag.by_name
     found = 0
     for name in node.inputs:
-        if label not in dims.get(name, ()):
-            found += by_name[name].output_bytes
+        read = by_name[name]
+        if cut_of(dims.get(name, ()), label, read.shape or ()) is None:
+            found += read.output_bytes
     return found if found <= node.traffic_bytes else 0
 
 

@@ -205,7 +205,7 @@ class _Expander:
             names.append(
                 self._emit(Instance(name, _PIECE, node.name, slot, inputs, index, shares, label))
             )
-        self._pieces[node.name] = pieces_of(node, 0, node, layout, tuple(names))
+        self._pieces[node.name] = pieces_of(node, node, layout, tuple(names))
 
     def _made_pieces(self, node: DagNode, layout: Layout) -> list[tuple[str, ...]]:
         """Returns what every piece reads; nothing where some of that has yet to be made."""
@@ -242,7 +242,7 @@ class _Expander:
             found = (piece,)
             made = Instance(name, _PIECE, node.name, slot, found, index, whole.shares, layout.label)
             names.append(self._emit(made))
-        self._pieces[node.name] = pieces_of(maker, node.element, node, layout, tuple(names))
+        self._pieces[node.name] = pieces_of(maker, node, layout, tuple(names))
 
     def _input_piece(self, name: str, dims: Dims | None, layout: Layout, index: int) -> str:
         """Returns what one piece reads of an input; None: a piece of it as it is."""

@@ -144,19 +144,17 @@ class Pieces(NamedTuple):
         return self.shares == shares or lowest_terms(self.shares) == lowest_terms(shares)
 
 
-def pieces_of(
-    maker: DagNode, element: int, value: DagNode, layout: Layout, names: tuple[str, ...]
-) -> Pieces:
+def pieces_of(maker: DagNode, value: DagNode, layout: Layout, names: tuple[str, ...]) -> Pieces:
     """Returns how the pieces of one tensor are its whole.
 
     Args:
         maker: The operation.
-        element: Which of its tensors.
-        value: The node that is this tensor: the operation, or its element.
+        value: The node that is this tensor: the operation, or an element of what it makes.
         layout: How the operation is divided.
         names: Instances of the pieces.
     """
     assert maker.dims is not None
+    element = value.element or 0
     cut = cut_of(maker.dims.outputs[element], layout.label, value.shape or ())
     if cut is not None:
         return Pieces(Role.CONCAT, cut, layout.shares, names, layout.gathers)

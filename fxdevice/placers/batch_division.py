@@ -117,7 +117,7 @@ class _Division:
                     cut_at[node.name] = Cut(self._batch.dim)
             elif node.element is not None and node.inputs[0] in label_of:
                 maker = self._dag[node.inputs[0]]
-                self._note(node, maker, node.element, label_of[maker.name])
+                self._note(node, maker, label_of[maker.name])
             elif not cut_at.keys().isdisjoint(node.inputs) or _order(node) in label_of:
                 self._carry(node)
         return BatchDivision(
@@ -151,7 +151,7 @@ class _Division:
             return
         if is_divided:
             self._label_of[node.name] = label
-        self._note(node, node, 0, label)
+        self._note(node, node, label)
 
     def _wanted(self, node: DagNode) -> dict[str, Along | None]:
         """Returns for every divided input along what the node would have to be divided."""
@@ -183,10 +183,10 @@ class _Division:
             return labels
         return [self._label_of[order]] if order in self._label_of else []
 
-    def _note(self, value: DagNode, maker: DagNode, element: int, label: Along) -> None:
+    def _note(self, value: DagNode, maker: DagNode, label: Along) -> None:
         """Records where a value is cut, unless its pieces add up to it."""
         assert maker.dims is not None
-        cut = cut_of(maker.dims.outputs[element], label, value.shape or ())
+        cut = cut_of(maker.dims.outputs[value.element or 0], label, value.shape or ())
         if cut is not None:
             self._cut_at[value.name] = cut
             if maker.name in self._label_of:
@@ -201,7 +201,9 @@ def _label(node: DagNode, read: DagNode, cut: Cut) -> Along | None:
     if label is not None and cut.num_runs == 1:
         return label
     if dims and node.dims.is_view:
-        return viewed_label(cut, read.shape or ())
+        viewed = viewed_label(cut, read.shape or ())
+        # What is one run of a view has a plain label, or cannot be divided.
+        return viewed if viewed.num_runs > 1 else None
     return None if label is None else Strided(label, cut.num_runs)
 
 

@@ -234,6 +234,15 @@ def test_merged_rows_that_runs_cannot_be_cut_in() -> None:
     assert division.barriers == ("turned",), "8 elements in shares of 7"
 
 
+def test_a_view_that_is_cut_in_one_run_has_a_plain_label_or_none() -> None:
+    """Plans keep runs where there are two or more."""
+    x = DagNode("x", NodeKind.INPUT, output_bytes=120, shape=(3, 10))
+    dims = OpDims({"x": (None, None)}, ((None, None),), NONE, is_view=True)
+    viewed = DagNode("viewed", NodeKind.COMPUTE, ("x",), 120, shape=(2, 15), dims=dims)
+    division = divide_batch(problem([x, viewed]), Batch(0, 3), (3,))
+    assert (dict(division.label_of), division.barriers) == ({}, ("viewed",))
+
+
 def test_pinned_operations_stay_whole_and_the_rest_is_divided() -> None:
     drawn = problem(chain())
     pinned = replace(drawn, pins={"y1": 1, "w2": 1})
